@@ -1,0 +1,235 @@
+"""Results into an AnnData, in plain arrays and strings that survive `write_h5ad`, and out again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scflow import _keys
+from scflow._anndata._checks import checked, named
+from scflow.codecs.statistics import GeneStatistics, library_sizes
+from scflow.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Preprocessing", "new_cells", "read_flow", "read_preprocessing", "write_flow", "write_preprocessing"]
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """What :func:`scflow.pp.log1p_standardize` left in an AnnData.
+
+    Attributes
+    ----------
+    statistics
+        Per-gene statistics of the cells it was called on.
+    clip
+        Standardised values beyond +-`clip` are cut.
+    layer
+        Where the counts were read: a layer's name, or None for `.X`.
+    n_cells
+        How many cells the statistics are of.
+    """
+
+    statistics: GeneStatistics
+    clip: float
+    layer: str | None
+    n_cells: int
+
+
+def write_flow(adata: AnnData, content: Mapping[str, Any], key: str = _keys.FLOW) -> None:
+    """Leave a flow's content in `.uns[key]`.
+
+    Parameters
+    ----------
+    content
+        Nested mappings of numpy arrays, numbers and strings, as `Flow.to_content` gives it. A "/" in a key, which
+        would open a group in an h5ad file, is escaped. Arrays are copied.
+    """
+    with _writing():
+        adata.uns[key] = _storable(content)
+
+
+def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> dict[str, Any]:
+    """The content that :func:`write_flow` left in `.uns[key]`.
+
+    Raises
+    ------
+    InputError
+        Where there is none, or what is there is no flow.
+    """
+    adata = checked(adata, name=name)
+    if key not in adata.uns:
+        keys = [str(k) for k in adata.uns]
+        raise InputError(
+            f"{name}.uns has no flow {key!r}.{nearest(key, keys)} Train one first: flow = scflow.tl.train({name}), or "
+            "give the flow itself: scflow.Flow.load(path)."
+        )
+    content = adata.uns[key]
+    if not isinstance(content, Mapping) or "config" not in content:
+        what = "the provenance of generated cells" if _is_provenance(content) else f"a {type(content).__name__}"
+        raise InputError(
+            f"{name}.uns[{key!r}] holds {what}, not a flow. Give the AnnData that was trained on, or the flow itself: "
+            "scflow.Flow.load(path)."
+        )
+    plain: dict[str, Any] = _plain(content)
+    plain["config"] = str(plain["config"])
+    # h5ad gives an array without dimensions back as a number.
+    plain["tensors"] = {n: np.array(t) for n, t in plain.get("tensors", {}).items()}
+    return plain
+
+
+def _is_provenance(content: Any) -> bool:
+    return isinstance(content, Mapping) and "provenance" in content
+
+
+def new_cells(
+    counts: sparse.csr_matrix | None,
+    *,
+    genes: Sequence[str],
+    obs: pd.DataFrame,
+    state: NDArray[Any],
+    noise: NDArray[Any],
+    target_sum: float,
+    provenance: Mapping[str, Any],
+) -> AnnData:
+    """Generated cells as an AnnData.
+
+    Parameters
+    ----------
+    counts
+        Integer counts `[n_cells, n_genes]`, or None for a flow in the user's own embedding, which draws none.
+    genes
+        The names of the training genes; not used without `counts`.
+    obs
+        The conditions asked for, one row a cell.
+    state, noise
+        What the flow drew and where it started, `[n_cells, n_dimensions]`.
+    target_sum
+        Counts per cell after size normalisation in `.X`.
+    provenance
+        Where the cells come from: strings, numbers, arrays, lists of strings. Entries that are None are left out.
+
+    Returns
+    -------
+    AnnData
+        `.X` log1p of counts per `target_sum` (CSR float32; a cell without counts is a row of zeros),
+        `.layers["counts"]` (CSR int32), `.obsm["X_scflow"]`, `.obsm["X_scflow_noise"]`, `.obs`,
+        `.uns["scflow"]["provenance"]`; cells are named "scflow_0", "scflow_1", ...
+    """
+    from anndata import AnnData
+
+    obs = obs.set_axis(pd.Index([f"scflow_{i}" for i in range(len(obs))], dtype="object"), axis=0)
+    adata = AnnData(obs=obs) if counts is None else _with_counts(counts, genes, obs, target_sum)
+    adata.obsm[_keys.STATE] = np.asarray(state, dtype=np.float32)
+    adata.obsm[_keys.NOISE] = np.asarray(noise, dtype=np.float32)
+    adata.uns[_keys.FLOW] = {"provenance": _storable(provenance)}
+    return adata
+
+
+def _with_counts(counts: sparse.csr_matrix, genes: Sequence[str], obs: pd.DataFrame, target_sum: float) -> AnnData:
+    """Counts, and beside them their logarithm, in an AnnData."""
+    from anndata import AnnData
+
+    largest = counts.data.max() if counts.data.size else 0
+    whole = sparse.csr_matrix(counts, dtype=np.int32 if largest < 2**31 else np.int64, copy=True)
+    whole.sum_duplicates()
+    whole.eliminate_zeros()
+    sizes = library_sizes(whole)
+    scale = np.divide(target_sum, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    values = np.log1p(whole.data * np.repeat(scale, np.diff(whole.indptr))).astype(np.float32)
+    logs = sparse.csr_matrix((values, whole.indices.copy(), whole.indptr.copy()), shape=whole.shape)
+    var = pd.DataFrame(index=pd.Index([str(gene) for gene in genes], dtype="object"))
+    return AnnData(X=logs, obs=obs, var=var, layers={_keys.COUNTS: whole})
+
+
+def write_preprocessing(
+    adata: AnnData,
+    statistics: GeneStatistics,
+    *,
+    clip: float,
+    layer: str | None,
+    key_added: str = _keys.FLOW,
+) -> None:
+    """Write `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`, by `key_added`."""
+    slot = _keys.slots(key_added)
+    settings = {
+        "target_sum": statistics.target_sum,
+        "clip": float(clip),
+        "layer": layer,
+        "n_cells": adata.n_obs,
+        "n_genes": adata.n_vars,
+    }
+    with _writing():
+        adata.var[slot.mean] = statistics.mean
+        adata.var[slot.sd] = statistics.sd
+        adata.var[slot.dropout] = statistics.dropout
+        adata.uns[slot.pp] = _storable(settings)
+
+
+def read_preprocessing(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> Preprocessing | None:
+    """What :func:`write_preprocessing` left, or None where there is nothing that is true of these cells.
+
+    A subset of cells or genes inherits the slots of its parent, whose statistics are of other cells and other library
+    sizes: they count as nothing.
+
+    Raises
+    ------
+    InputError
+        Where the settings are there but columns of `.var` are not.
+    """
+    slot = _keys.slots(key)
+    settings = adata.uns.get(slot.pp)
+    if settings is None or (int(settings["n_cells"]), int(settings["n_genes"])) != adata.shape:
+        return None
+    missing = [c for c in (slot.mean, slot.sd, slot.dropout) if c not in adata.var]
+    if missing:
+        raise InputError(
+            f"{name}.uns[{slot.pp!r}] is there, but {name}.var lacks {len(missing)} of its 3 columns{named(missing)}. "
+            f"Write them anew: scflow.pp.log1p_standardize({name})."
+        )
+    mean, sd, dropout = (adata.var[c].to_numpy(dtype=np.float64) for c in (slot.mean, slot.sd, slot.dropout))
+    layer = str(settings["layer"]) if "layer" in settings else None
+    statistics = GeneStatistics(mean, sd, dropout, float(settings["target_sum"]))
+    return Preprocessing(statistics, float(settings["clip"]), layer, int(settings["n_cells"]))
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Writing to a view makes it a copy of its own, as everywhere in AnnData, and here without the warning."""
+    from anndata import ImplicitModificationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        yield
+
+
+def _storable(value: Any) -> Any:
+    """Nested dictionaries of arrays, numbers and strings: what every version of the h5ad format can hold."""
+    if isinstance(value, Mapping):
+        return {_escaped(str(k)): _storable(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return np.array(value, dtype=object) if all(isinstance(v, str) for v in value) else np.array(value)
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _plain(value: Any) -> Any:
+    """The inverse of :func:`_storable` for mappings, which a view of an AnnData wraps in a class of its own."""
+    return {_unescaped(str(k)): _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _escaped(key: str) -> str:
+    return key.replace("%", "%25").replace("/", "%2F")
+
+
+def _unescaped(key: str) -> str:
+    return key.replace("%2F", "/").replace("%25", "%")

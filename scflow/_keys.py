@@ -1,0 +1,92 @@
+"""The names of all slots that scflow writes: said once, here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "COUNTS",
+    "DROPOUT",
+    "FLOW",
+    "LOG_PROB",
+    "MEAN",
+    "NOISE",
+    "PP",
+    "SCORE",
+    "SD",
+    "STANDARDIZED",
+    "STATE",
+    "Slots",
+    "slots",
+]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The slots of one `key_added`.
+
+    Attributes
+    ----------
+    flow
+        `.uns`: the flow. On new cells it holds their provenance; `.layers`: cells carried by a flow.
+    mean, sd, dropout
+        `.var`: mean and standard deviation of log1p of normalised counts, and fraction of zero counts.
+    pp
+        `.uns`: the settings of the preprocessing.
+    standardized
+        `.layers`: standardised expression, dense, only where asked for.
+    state, noise
+        `.obsm`: the state that the flow drew, and the noise it started from.
+    log_prob
+        `.obs`: log-likelihood.
+    score
+        `.uns`: the table of scores.
+    """
+
+    flow: str
+    mean: str
+    sd: str
+    dropout: str
+    pp: str
+    standardized: str
+    state: str
+    noise: str
+    log_prob: str
+    score: str
+
+
+def slots(key_added: str = "scflow") -> Slots:
+    """The slots' names with `key_added` in the place of `"scflow"`.
+
+    Examples
+    --------
+    >>> slots("b_cells").mean
+    'b_cells_mean'
+    >>> slots().state
+    'X_scflow'
+    """
+    return Slots(
+        flow=key_added,
+        mean=f"{key_added}_mean",
+        sd=f"{key_added}_sd",
+        dropout=f"{key_added}_dropout",
+        pp=f"{key_added}_pp",
+        standardized=f"{key_added}_standardized",
+        state=f"X_{key_added}",
+        noise=f"X_{key_added}_noise",
+        log_prob=f"{key_added}_log_prob",
+        score=f"{key_added}_score",
+    )
+
+
+COUNTS = "counts"
+FLOW = slots().flow
+MEAN = slots().mean
+SD = slots().sd
+DROPOUT = slots().dropout
+PP = slots().pp
+STANDARDIZED = slots().standardized
+STATE = slots().state
+NOISE = slots().noise
+LOG_PROB = slots().log_prob
+SCORE = slots().score

@@ -1,0 +1,41 @@
+"""What scflow raises when it cannot do what was asked, and how it names the nearest thing that it can."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["FileError", "InputError", "listed", "nearest"]
+
+
+class InputError(ValueError):
+    """Input that cannot be worked with: the message says what was found, what was expected and the line that mends it."""
+
+
+class FileError(ValueError):
+    """A file that cannot be read or written: damaged, of another kind, or of a newer format."""
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """The phrase that names what was probably meant, or nothing.
+
+    Examples
+    --------
+    >>> nearest("cel_type", ["batch", "cell_type"])
+    " Did you mean 'cell_type'?"
+    """
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Up to `most` names in quotes, and how many more there are.
+
+    Examples
+    --------
+    >>> listed(["a", "b", "c"], most=2)
+    "'a', 'b' and 1 more"
+    """
+    every = [repr(str(n)) for n in names]
+    rest = len(every) - most
+    return ", ".join(every[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,51 @@
+"""Preconditioning: the best linear velocity as a skip, so that the network learns only what is left."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scflow.matching.paths import Path, like
+
+__all__ = ["Preconditioned"]
+
+
+class Preconditioned(nn.Module):
+    r"""A field around a network: :math:`v = c(t) x + o(t)\, f(x / s(t), t)`.
+
+    For data and noise of standard deviations :math:`s_0, s_1` (independent, centred) the state has the standard deviation
+    :math:`s^2 = \alpha^2 s_0^2 + \sigma^2 s_1^2`; the best linear velocity is
+    :math:`c = (\alpha \alpha' s_0^2 + \sigma \sigma' s_1^2) / s^2`; and what it leaves has the standard deviation
+    :math:`o = |\alpha \sigma' - \alpha' \sigma| s_0 s_1 / s`. A network narrower than its input cannot pass its input
+    through; the skip does it. The idea is that of Karras et al. 2022 (section 5), for any affine path.
+
+    Parameters
+    ----------
+    network
+        ``network(x, t, condition) -> velocity``, all of the shape of `x`.
+    path
+        The path whose velocity is learnt.
+    data_sd, noise_sd
+        Standard deviation of each coordinate, ``[dim]`` or scalar.
+    """
+
+    data_variance: Tensor
+    noise_variance: Tensor
+
+    def __init__(self, network: nn.Module, path: Path, data_sd: Tensor, noise_sd: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.path = path
+        self.register_buffer("data_variance", data_sd.float().square())
+        self.register_buffer("noise_variance", noise_sd.float().square())
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The velocity at the states `x` ``[n, ...]`` and times `t` ``[n]``, float32."""
+        alpha, sigma, d_alpha, d_sigma = self.path.coefficients(like(t, x))
+        s0, s1 = self.data_variance, self.noise_variance
+        variance = (alpha.square() * s0 + sigma.square() * s1).clamp_min(1e-8)
+        skip = (alpha * d_alpha * s0 + sigma * d_sigma * s1) / variance
+        scale = variance.rsqrt()
+        left = (alpha * d_sigma - d_alpha * sigma).abs() * (s0 * s1).sqrt() * scale
+        out = self.network(x * scale, t, condition).float()
+        return torch.addcmul(skip * x, left, out)

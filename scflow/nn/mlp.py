@@ -1,0 +1,87 @@
+"""The default field: a residual multilayer perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scflow.nn.blocks import AdaLN, ResidualBlock
+from scflow.nn.embeddings import ConditionEmbedding, TimeEmbedding
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """Residual blocks whose norms are modulated by time and conditions; the output starts at zero.
+
+    Parameters
+    ----------
+    dim
+        Coordinates of the state.
+    cardinalities
+        Number of categories of each condition, 0 for a continuous one.
+    width, depth
+        Width of the hidden layers and number of blocks; by default both grow with `dim`.
+    dropout
+        Share of hidden units dropped in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> field = MLP(10, cardinalities=(3,))
+    >>> field(torch.randn(4, 10), torch.rand(4), torch.tensor([[0.0], [1.0], [2.0], [torch.nan]])).shape
+    torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        cardinalities: Sequence[int] = (),
+        width: int | None = None,
+        depth: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        width = width or _width(dim)
+        depth = depth or (3 if dim <= 512 else 4)
+        self.settings = {
+            "dim": dim,
+            "cardinalities": list(cardinalities),
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+        }
+        context = min(width, 256)
+        self.time = TimeEmbedding(context)
+        self.condition = ConditionEmbedding(cardinalities, context) if cardinalities else None
+        self.first = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width, context, dropout=dropout) for _ in range(depth))
+        self.norm = AdaLN(width, context)
+        self.last = nn.Linear(width, dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """States ``[n, dim]``, times ``[n]``, conditions ``[n, k]`` (NaN is none) to velocities ``[n, dim]``."""
+        context = self.time(t)
+        if self.condition is not None:
+            if condition is None:
+                condition = x.new_full((len(x), len(self.condition.cardinalities)), float("nan"))
+            context = context + self.condition(condition)
+        context = functional.silu(context)
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x, context)
+        out: Tensor = self.last(self.norm(x, context))
+        return out
+
+
+def _width(dim: int) -> int:
+    """A power of two about six times the square root of a wide state, 256 at least and 1024 at most."""
+    width = 256
+    while width < 1024 and width * width < 180 * dim:
+        width *= 2
+    return width

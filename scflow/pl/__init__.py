@@ -1,0 +1,12 @@
+"""Look: real and generated cells, scores and training, as figures that are never shown for you."""
+
+from __future__ import annotations
+
+# Not lazy: a function shares its file's name, and whoever imported the file first would find the module in its place.
+# matplotlib and umap are imported inside the functions.
+from scflow.pl.genes import genes
+from scflow.pl.history import history
+from scflow.pl.score import score
+from scflow.pl.umap import umap
+
+__all__ = ["genes", "history", "score", "umap"]

@@ -1,0 +1,104 @@
+"""What all pictures share: axes, colours, and the reading of two sets of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scflow._anndata import checked, read_counts
+from scflow.errors import InputError, listed
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+__all__ = ["GENERATED", "REAL", "axes_of", "category_colors", "shared_counts"]
+
+REAL = "#8c8c8c"
+GENERATED = "#d55e00"
+
+# Okabe and Ito (2008), without black and yellow, which fades on white.
+_EIGHT = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5d3a9b", "#7f7f7f")
+# Krzywinski's fifteen colours for the colour-blind, darkened where they fade on white.
+_FIFTEEN = (
+    "#003c86", "#e20134", "#008169", "#ff71fd", "#009ffa", "#68023f", "#00b08f", "#9400e6",
+    "#c98a00", "#ef0096", "#008607", "#6a0213", "#00a3c4", "#b58900", "#ff9dc8",
+)  # fmt: skip
+
+
+def axes_of(ax: Axes | Sequence[Axes] | None, n: int, width: float, height: float) -> list[Axes]:
+    """`n` axes: the caller's, or those of a new figure of `n * width` by `height` inches.
+
+    Raises
+    ------
+    InputError
+        Where the caller gave another number of axes.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, made = plt.subplots(1, n, figsize=(n * width, height), layout="constrained", squeeze=False)
+        return list(made[0])
+    given = list(np.ravel(np.asarray(ax, dtype=object)))
+    if len(given) != n:
+        raise InputError(
+            f"ax holds {len(given)} Axes; this picture draws on {n}. Make them with: "
+            f"figure, ax = plt.subplots({f'1, {n}' if n > 1 else ''})."
+        )
+    return given
+
+
+def category_colors(categories: Sequence[Any], *adatas: AnnData, column: str) -> dict[str, str]:
+    """A colour for each category: that of the first of `adatas` with one in `.uns["<column>_colors"]`, or our own."""
+    known: dict[str, str] = {}
+    for adata in adatas:
+        colors, values = adata.uns.get(f"{column}_colors"), adata.obs[column]
+        if colors is None or not isinstance(values.dtype, pd.CategoricalDtype):
+            continue
+        names = [str(name) for name in values.cat.categories]
+        # Fewer colours than categories: written before a category was added, so no longer to be trusted.
+        if len(colors) >= len(names):
+            known = {name: str(color) for name, color in zip(names, colors, strict=False)} | known
+    own = _palette(len(categories))
+    return {str(name): known.get(str(name), own[i]) for i, name in enumerate(categories)}
+
+
+def _palette(n: int) -> list[str]:
+    """`n` colours; beyond fifteen they can no longer all be told apart."""
+    if n <= len(_FIFTEEN):
+        return list((_EIGHT if n <= len(_EIGHT) else _FIFTEEN)[:n])
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["turbo"](i / (n - 1))) for i in range(n)]
+
+
+def shared_counts(real: AnnData, generated: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Counts of both on the genes that both have, in the order of `real`.
+
+    Raises
+    ------
+    InputError
+        Where they share fewer than two genes, or hold no counts.
+    """
+    real, generated = checked(real, name="real"), checked(generated, name="generated")
+    genes = real.var_names[real.var_names.isin(generated.var_names)]
+    if len(genes) < 2:
+        raise InputError(
+            f"real and generated share {len(genes)} of {real.n_vars} and {generated.n_vars} genes (real: "
+            f"{listed(real.var_names, 3)}; generated: {listed(generated.var_names, 3)}). Expected the same names in "
+            ".var_names of both."
+        )
+    found = []
+    for adata, name in ((real, "real"), (generated, "generated")):
+        here = layer if layer in adata.layers else None
+        if layer is not None and here is None and layer not in real.layers:
+            here = layer  # In neither: reading it says which layers there are.
+        counts = read_counts(adata, here, name=name, for_training=False)
+        whole = adata.var_names.equals(genes)
+        found.append(counts if whole else sparse.csr_matrix(counts[:, adata.var_names.get_indexer(genes)]))
+    return found[0], found[1]

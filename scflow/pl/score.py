@@ -1,0 +1,149 @@
+"""The table of scores as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scflow import _keys
+from scflow._anndata import checked
+from scflow.errors import InputError, listed, nearest
+from scflow.pl._style import GENERATED, axes_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+__all__ = ["score"]
+
+_FLOOR, _TRIVIAL = "#0072b2", "#4d4d4d"
+_COLUMNS = ("condition", "metric", "value", "floor", "trivial", "low", "high")
+
+
+def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | None = None) -> Axes:
+    """Each metric between its floor and the trivial generator.
+
+    The horizontal place of a dot is ``(value - floor) / |trivial - floor|``: 0 is what a perfect generator scores, 1
+    what has to be beaten. Where the trivial generator lies *below* the floor (transport, when spread is missing), its
+    mark is at -1, and distance from 0 counts in both directions. The numbers themselves stand on the right.
+
+    Parameters
+    ----------
+    scores
+        What :func:`scflow.tl.score` returned, or generated cells with that table in `.uns["scflow_score"]`.
+    condition
+        Whose rows to draw; "all" for all cells.
+    ax
+        The axes to draw on; a new figure where there are none.
+
+    Returns
+    -------
+    Axes
+        The figure is ``ax.figure``; it is not shown.
+
+    Raises
+    ------
+    InputError
+        Where there is no table, it lacks columns, or it has no such condition.
+    """
+    table = _table(scores)
+    conditions = list(dict.fromkeys(table["condition"].astype(str)))
+    if condition not in conditions:
+        raise InputError(
+            f"The scores have no condition {condition!r}.{nearest(condition, conditions)} There are "
+            f"{listed(conditions, most=20)}."
+        )
+    rows = table[table["condition"].astype(str) == condition].reset_index(drop=True)
+    scale = (rows["trivial"] - rows["floor"]).abs().to_numpy(dtype=np.float64)
+    scale[~(scale > 0)] = np.nan
+    placed = rows[["value", "low", "high", "trivial"]].sub(rows["floor"], axis=0).div(scale, axis=0)
+    (axes,) = axes_of(ax, 1, 8.4, 1.5 + 0.32 * len(rows))
+    limits = (-1.3 if (placed["trivial"] < 0).any() else -0.35, 1.35)
+    _draw(axes, placed, limits)
+    _annotate(axes, rows, limits)
+    if condition != "all":
+        axes.set_title(condition, loc="left")
+    return axes
+
+
+def _table(scores: Any) -> pd.DataFrame:
+    """The table, out of whatever holds it."""
+    if isinstance(scores, pd.DataFrame):
+        table = scores
+    else:
+        adata = checked(scores, name="scores")
+        if _keys.SCORE not in adata.uns:
+            raise InputError(
+                f"scores.uns has no {_keys.SCORE!r}: these cells were not scored. Score them first: "
+                "scflow.tl.score(real, generated, reference=train)."
+            )
+        table = adata.uns[_keys.SCORE]
+    missing = [column for column in _COLUMNS if column not in table]
+    if missing or table.empty:
+        raise InputError(
+            f"The table has {len(table)} rows and lacks {len(missing)} of {len(_COLUMNS)} columns"
+            f"{f' ({listed(missing)})' if missing else ''}. Expected what scflow.tl.score returns."
+        )
+    return table
+
+
+def _draw(ax: Axes, placed: pd.DataFrame, limits: tuple[float, float]) -> None:
+    """Dots with intervals, the trivial generator's marks, and arrows for what lies outside."""
+    rows = np.arange(len(placed))
+    ax.axvline(0, color=_FLOOR, lw=1.5, zorder=1)
+    low, high, value = (placed[name].to_numpy(dtype=np.float64) for name in ("low", "high", "value"))
+    ax.hlines(rows, *limits, color="0.92", lw=1, zorder=0)
+    ax.plot(placed["trivial"], rows, ls="", marker="D", ms=6, mfc="white", mec=_TRIVIAL, zorder=2)
+    ax.hlines(rows, np.clip(low, *limits), np.clip(high, *limits), color=GENERATED, lw=2.5, alpha=0.55, zorder=3)
+    inside = (value >= limits[0]) & (value <= limits[1])
+    ax.plot(value[inside], rows[inside], ls="", marker="o", ms=7, color=GENERATED, zorder=4)
+    for beyond, end, marker in ((value < limits[0], limits[0], "<"), (value > limits[1], limits[1], ">")):
+        ax.plot(
+            np.full(beyond.sum(), end),
+            rows[beyond],
+            ls="",
+            marker=marker,
+            ms=8,
+            color=GENERATED,
+            clip_on=False,
+            zorder=4,
+        )
+    ax.set_xlim(*limits)
+    ax.set_ylim(len(placed) - 0.5, -0.5)
+
+
+def _annotate(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
+    """Names on the left, numbers on the right under headings that show each mark, what 0 and 1 are below."""
+    ax.set_yticks(np.arange(len(rows)), [_title(str(name)) for name in rows["metric"]])
+    ax.tick_params(axis="y", length=0)
+    names = {-1: "trivial (below the floor)", 0: "floor: real against real", 1: "trivial generator"}
+    ticks = [tick for tick in names if limits[0] <= tick <= limits[1]]
+    ax.set_xticks(ticks, [names[tick] for tick in ticks], fontsize="small")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    across = ax.get_yaxis_transform()
+    columns = (("┃ floor", 1.13, _FLOOR), ("● generated [95 %]", 1.53, GENERATED), ("◇ trivial", 1.68, _TRIVIAL))
+    for name, x, color in columns:
+        ax.text(x, -0.75, name, transform=across, ha="right", va="bottom", color=color, fontsize="small")
+    figures = rows[["floor", "value", "low", "high", "trivial"]].to_numpy(dtype=np.float64)
+    for i, (floor, value, low, high, trivial) in enumerate(figures.tolist()):
+        texts = (_number(floor), f"{_number(value)} [{_number(low)}, {_number(high)}]", _number(trivial))
+        for text, (_, x, color) in zip(texts, columns, strict=True):
+            ax.text(x, i, text, transform=across, ha="right", va="center", color=color, fontsize="small")
+
+
+def _title(metric: str) -> str:
+    """A metric's name as one writes it."""
+    words = ["KS" if word == "ks" else word.upper() if word in ("auc", "mmd") else word for word in metric.split("_")]
+    return " ".join(words)
+
+
+def _number(value: float) -> str:
+    """Three digits that matter, without exponents where they can be avoided; a real minus sign."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.4f}"
+    if abs(value) >= 100:
+        text = f"{value:.1f}"
+    return text.replace("-", "−")

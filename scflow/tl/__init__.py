@@ -1,0 +1,8 @@
+"""Learn, draw and judge: the verbs on AnnData."""
+
+from __future__ import annotations
+
+# Not lazy: a function shares its file's name, and whoever imported the file first would find the module in its place.
+from scflow.tl.score import score
+
+__all__ = ["score"]
