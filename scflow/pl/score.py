@@ -92,7 +92,7 @@ def _table(scores: Any) -> pd.DataFrame:
 def _draw(ax: Axes, placed: pd.DataFrame, limits: tuple[float, float]) -> None:
     """Dots with intervals, the trivial generator's marks, and arrows for what lies outside."""
     rows = np.arange(len(placed))
-    ax.axvline(0, color=_FLOOR, lw=1.5, zorder=1)
+    ax.vlines(0, -0.5, len(placed) - 0.5, color=_FLOOR, lw=1.5, zorder=1)
     low, high, value = (placed[name].to_numpy(dtype=np.float64) for name in ("low", "high", "value"))
     ax.hlines(rows, *limits, color="0.92", lw=1, zorder=0)
     ax.plot(placed["trivial"], rows, ls="", marker="D", ms=6, mfc="white", mec=_TRIVIAL, zorder=2)
@@ -110,27 +110,30 @@ def _draw(ax: Axes, placed: pd.DataFrame, limits: tuple[float, float]) -> None:
             clip_on=False,
             zorder=4,
         )
-    ax.set_xlim(*limits)
-    ax.set_ylim(len(placed) - 0.5, -0.5)
+    # The numbers stand inside of the axes, so that they fit whatever figure these are in.
+    ax.set_xlim(limits[0], limits[1] + 0.86 * (limits[1] - limits[0]))
+    ax.set_ylim(len(placed) - 0.5, -1.4)
+    ax.spines["bottom"].set_bounds(*limits)
 
 
 def _annotate(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
     """Names on the left, numbers on the right under headings that show each mark, what 0 and 1 are below."""
     ax.set_yticks(np.arange(len(rows)), [_title(str(name)) for name in rows["metric"]])
     ax.tick_params(axis="y", length=0)
-    names = {-1: "trivial (below the floor)", 0: "floor: real against real", 1: "trivial generator"}
+    names = {-1: "trivial,\nbelow the floor", 0: "floor:\nreal against real", 1: "trivial\ngenerator"}
     ticks = [tick for tick in names if limits[0] <= tick <= limits[1]]
     ax.set_xticks(ticks, [names[tick] for tick in ticks], fontsize="small")
     ax.spines[["top", "right", "left"]].set_visible(False)
-    across = ax.get_yaxis_transform()
-    columns = (("┃ floor", 1.13, _FLOOR), ("● generated [95 %]", 1.53, GENERATED), ("◇ trivial", 1.68, _TRIVIAL))
-    for name, x, color in columns:
-        ax.text(x, -0.75, name, transform=across, ha="right", va="bottom", color=color, fontsize="small")
+    start, width = limits[1], limits[1] - limits[0]
+    columns = (("┃ floor", 0.19, _FLOOR), ("● generated [95 %]", 0.66, GENERATED), ("◇ trivial", 0.85, _TRIVIAL))
     figures = rows[["floor", "value", "low", "high", "trivial"]].to_numpy(dtype=np.float64)
-    for i, (floor, value, low, high, trivial) in enumerate(figures.tolist()):
-        texts = (_number(floor), f"{_number(value)} [{_number(low)}, {_number(high)}]", _number(trivial))
-        for text, (_, x, color) in zip(texts, columns, strict=True):
-            ax.text(x, i, text, transform=across, ha="right", va="center", color=color, fontsize="small")
+    texts = [tuple(heading for heading, _, _ in columns)] + [
+        (_number(floor), f"{_number(value)} [{_number(low)}, {_number(high)}]", _number(trivial))
+        for floor, value, low, high, trivial in figures.tolist()
+    ]
+    for i, line in enumerate(texts):
+        for text, (_, x, color) in zip(line, columns, strict=True):
+            ax.text(start + x * width, i - 1, text, ha="right", va="center", color=color, fontsize="small")
 
 
 def _title(metric: str) -> str:

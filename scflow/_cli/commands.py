@@ -1,0 +1,149 @@
+"""What each command does: files in, one verb, files out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scflow._cli.files import check_input, check_output, read_cells, write_cells, write_whole
+from scflow._cli.parser import for_verb
+from scflow._cli.tables import tables_of
+from scflow.errors import InputError, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from scflow.flow import Flow
+
+__all__ = ["generate", "score", "train"]
+
+_CELLS = ".h5ad"
+_FLOW = ".safetensors"
+
+
+def train(options: argparse.Namespace) -> None:
+    """Read cells, train, and save the flow or the cells that carry it."""
+    source = check_input(options.adata, _CELLS)
+    target = check_output(options.out, _FLOW, _CELLS, overwrite=options.overwrite)
+    adata = read_cells(source)
+    from scflow.tl import train as verb
+
+    flow = verb(adata, **for_verb(options))
+    if target.suffix == _CELLS:
+        write_cells(adata, target)
+        _say_saved(target, f"{adata.n_obs:,} cells with the flow in .uns[{options.key_added!r}]")
+    else:
+        flow.save(target, overwrite=options.overwrite)
+        _say_saved(target, f"the flow, after {int(flow.history['step'].max()):,} steps on {adata.n_obs:,} cells")
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Read a flow, draw cells, and write them."""
+    source = check_input(options.flow, _FLOW, _CELLS)
+    target = check_output(options.out, _CELLS, overwrite=options.overwrite)
+    given = for_verb(options) | {"condition": _request(options.condition)}
+    n_obs = _n_obs(options.n_obs, given["condition"])
+    from scflow.tl import generate as verb
+
+    new = verb(_flow(source), n_obs, **given)
+    write_cells(new, target)
+    _say_saved(target, f"{new.n_obs:,} cells of {new.n_vars:,} genes")
+
+
+def score(options: argparse.Namespace) -> None:
+    """Read cells, score them, write the table and print it."""
+    names = ["real", "generated"] + ([] if options.reference is None else ["reference"])
+    sources = {name: check_input(getattr(options, name), _CELLS) for name in names}
+    target = check_output(options.out, ".csv", overwrite=options.overwrite)
+    given = for_verb(options) | {
+        "condition": None if options.condition == ["none"] else _alone(options.condition),
+        "metrics": _alone(options.metrics),
+    }
+    cells = {name: read_cells(path) for name, path in sources.items()}
+    from scflow.tl import score as verb
+
+    table = verb(cells["real"], cells["generated"], reference=cells.get("reference"), **given)
+    write_whole(target, lambda path: table.to_csv(path, index=False))
+    print(tables_of(table))
+    print()
+    _say_saved(target, f"{len(table)} rows")
+
+
+def _flow(path: Path) -> Flow | AnnData:
+    """The flow of a file, or the cells that carry one."""
+    if path.suffix == _CELLS:
+        return read_cells(path)
+    from scflow.flow import Flow
+
+    return Flow.load(path)
+
+
+def _request(asked: list[str] | None) -> dict[str, str] | pd.DataFrame | None:
+    """The conditions asked for: `COLUMN=VALUE` pairs, or the rows of a CSV file.
+
+    Values stay text, which conditions understand whatever they hold; only an empty one is missing.
+    """
+    if asked is None:
+        return None
+    files = [text for text in asked if text.endswith(".csv")]
+    if files:
+        if len(asked) > 1:
+            raise InputError(
+                f"--condition was given the file {files[0]!r} and {len(asked) - 1} more values. Give the file alone, "
+                "with a column for each condition."
+            )
+        return _table(check_input(files[0], ".csv"))
+    pairs: dict[str, str] = {}
+    for text in asked:
+        column, sign, value = text.partition("=")
+        if not (sign and column and value):
+            raise InputError(
+                f"--condition was given {text!r}; expected COLUMN=VALUE, such as 'cell_type=B', or a file that ends in "
+                "'.csv' with one row a cell."
+            )
+        if column in pairs:
+            raise InputError(
+                f"--condition names {column!r} twice, with {pairs[column]!r} and {value!r}. For a mixture give a CSV "
+                "file with one row a cell."
+            )
+        pairs[column] = value
+    return pairs
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read as CSV ({error}). Expected a header and one row a cell."
+        ) from error
+    # The first column of adata.obs.to_csv(path) holds the names of the cells, under no name of its own.
+    unnamed = [column for column in table.columns[:1] if column.startswith("Unnamed: ")]
+    return table.drop(columns=unnamed)
+
+
+def _n_obs(n_obs: int | None, condition: Any) -> int:
+    """The number of cells asked for: as many as the table of conditions has rows, where it is left out."""
+    if n_obs is not None:
+        return n_obs
+    if condition is None or isinstance(condition, dict):
+        raise InputError("the number of cells is missing. Give it, such as --n-obs 1000.")
+    if condition.empty:
+        raise InputError(
+            f"the CSV of conditions has {len(condition)} rows and the columns {listed(condition.columns) or 'none'}. "
+            "Expected one row a cell."
+        )
+    return len(condition)
+
+
+def _alone(values: str | list[str]) -> str | list[str]:
+    """One value as itself: "auto" and "default" are words, not names."""
+    return values[0] if isinstance(values, list) and len(values) == 1 else values
+
+
+def _say_saved(path: Path, what: str) -> None:
+    print(f"saved {path}: {what} ({path.stat().st_size / 1e6:.2f} MB)")

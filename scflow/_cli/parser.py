@@ -1,0 +1,206 @@
+"""The options of `python -m scflow`: those of a verb carry the names and defaults of the function's parameters.
+
+Nothing heavy is imported here, so that `--help` comes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["build_parser", "for_verb"]
+
+_OWN = frozenset({"adata", "command", "flow", "generated", "n_obs", "out", "overwrite", "real", "reference"})
+
+_FILES_FIRST = "Files come first, options after them: an option that takes several values takes all that follow."
+
+_EXAMPLES = """\
+from counts to scores:
+  scflow train train.h5ad --condition cell_type --out flow.safetensors
+  scflow generate flow.safetensors --n-obs 1000 --out new.h5ad
+  scflow score held_out.h5ad new.h5ad --reference train.h5ad --out scores.csv
+
+exit status:
+  0    done
+  1    something in the input or the files has to be mended; one line says what
+  2    the command line was not understood
+  130  stopped by Ctrl-C
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `command` holds the chosen subcommand's name."""
+    from scflow import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="scflow",
+        description="Learn a population of single cells, draw new ones as counts, and score them beside their floor.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"scflow {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_demo, _train, _generate, _score):
+        add(commands)
+    return parser
+
+
+def for_verb(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that are parameters of the verb, by name; files, and what to do with them, are the command's own."""
+    return {name: value for name, value in vars(options).items() if name not in _OWN}
+
+
+class _Several(argparse.Action):
+    """Collects the values of an option that takes several and may be given again; its default may be a string."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add `values` to those of an earlier mention."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else []), *(values or [])])
+
+
+class _Options:
+    """Adds options whose help ends in their default."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def __call__(self, flag: str, text: str, *, shown: str = "%(default)s", **settings: Any) -> None:
+        self._group.add_argument(flag, help=f"{text} (default: {shown})", **settings)
+
+    def several(self, flag: str, text: str, *, shown: str = "%(default)s", **settings: Any) -> None:
+        """An option with one or more values."""
+        self(flag, text, shown=shown, nargs="+", action=_Several, **settings)
+
+
+def _command(commands: Any, name: str, files: str, text: str) -> argparse.ArgumentParser:
+    """A subcommand, with its files first in the usage line."""
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        usage=f"scflow {name} {files}[options]",
+        help=text,
+        description=f"{text}\n\n{_FILES_FIRST}" if files else text,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+    )
+    return made
+
+
+def _demo(commands: Any) -> None:
+    text = "Learn 350 real blood cells, draw 350 new ones, score and plot them: a few minutes."
+    add = _Options(_command(commands, "demo", "", text))
+    add("--out", "where cells, flow, scores and pictures go", default="demo", metavar="FOLDER")
+    add("--steps", "training steps", type=_whole, metavar="N", shown="chosen from the data's size")
+    add("--seed", "the same seed gives the same cells", type=_whole, default=0, metavar="N")
+
+
+def _train(commands: Any) -> None:
+    parser = _command(commands, "train", "COUNTS.h5ad ", "Learn a population of cells, and save the flow.")
+    parser.add_argument("adata", metavar="COUNTS.h5ad", help="cells with raw counts")
+    _output(parser, "flow.safetensors", "the flow; with the ending .h5ad, the cells with the flow in .uns")
+    add = _Options(parser.add_argument_group("options of scflow.tl.train"))
+    add.several("--condition", "columns of .obs to learn the cells by", metavar="COLUMN", shown="none")
+    _layer(add)
+    add("--space", "where the flow lives: genes, quantile, pca or counts", default="auto", metavar="NAME")
+    add("--use-rep", "learn .obsm[KEY], an embedding of your own, without counts", metavar="KEY", shown="none")
+    add("--path", "how data and noise are mixed", default="linear", metavar="NAME")
+    add("--noise", "the law that cells are made from", default="auto", metavar="NAME")
+    add("--time", "the law of training times", default="stratified", metavar="NAME")
+    add("--weight", "the weight of the loss at each time", default="uniform", metavar="NAME")
+    add("--coupling", "how cells and noise are paired", default="independent", metavar="NAME")
+    add("--field", "the network that is trained", default="mlp", metavar="NAME")
+    add("--steps", "training steps", type=_whole, metavar="N", shown="chosen from the data's size")
+    add("--batch-size", "cells a step", type=_whole_or_auto, default="auto", metavar="N")
+    add("--lr", "the highest learning rate", type=_number_or_auto, default="auto", metavar="RATE")
+    add("--validation", "share of cells that decide when to stop", type=_number, default=0.1, metavar="SHARE")
+    add("--precision", "of the network's arithmetic", default="auto", metavar="NAME")
+    _device(add)
+    _seed(add)
+    add("--checkpoint", "where to keep the state of the run", metavar="FILE", shown="nowhere")
+    add("--resume", "go on from --checkpoint", action="store_true", shown="start anew")
+    _progress(add)
+    add("--key-added", "the slot in .uns of an .h5ad output", default="scflow", metavar="NAME")
+
+
+def _generate(commands: Any) -> None:
+    parser = _command(commands, "generate", "FLOW ", "Draw new cells as integer counts.")
+    parser.add_argument("flow", metavar="FLOW", help="a .safetensors file, or an .h5ad file that carries its flow")
+    _output(parser, "generated.h5ad", "the new cells")
+    add = _Options(parser.add_argument_group("options of scflow.tl.generate"))
+    add("--n-obs", "number of cells", type=_whole, metavar="N", shown="the rows of the CSV of conditions")
+    what = "'cell_type=B' for all cells, one pair a column; or a CSV file with one row a cell"
+    add.several("--condition", what, metavar="COLUMN=VALUE", shown="as in the data")
+    add("--guidance", "above 1 sharpens towards the condition", type=_number, default=1.0, metavar="W")
+    add("--solver", "how the flow is integrated", default="auto", metavar="NAME")
+    add("--steps", "steps of the solver", type=_whole_or_auto, default="auto", metavar="N")
+    add("--batch-size", "cells at a time; does not change them", type=_whole_or_auto, default="auto", metavar="N")
+    _device(add)
+    _seed(add)
+    _progress(add)
+
+
+def _score(commands: Any) -> None:
+    text = "Score generated cells against held-out real ones."
+    parser = _command(commands, "score", "REAL.h5ad GENERATED.h5ad ", text)
+    parser.add_argument("real", metavar="REAL.h5ad", help="held-out real cells: none of them may have been trained on")
+    parser.add_argument("generated", metavar="GENERATED.h5ad", help="the cells to judge")
+    _output(parser, "scores.csv", "the table")
+    add = _Options(parser.add_argument_group("options of scflow.tl.score"))
+    add("--reference", "the training cells", metavar="FILE.h5ad", shown="half of the real cells")
+    what = "columns of .obs to compare within; auto: those that the cells were drawn with; none: all cells as one"
+    add.several("--condition", what, default="auto", metavar="COLUMN")
+    add.several("--metrics", "names of metrics, as in the table's first column", default="default", metavar="NAME")
+    _layer(add)
+    _seed(add)
+
+
+def _output(parser: argparse.ArgumentParser, path: str, text: str) -> None:
+    add = _Options(parser)
+    add("--out", text, default=path, metavar="FILE")
+    add("--overwrite", "replace an output that is there already", action="store_true", shown="refuse")
+
+
+def _layer(add: _Options) -> None:
+    add("--layer", "where the counts are", metavar="NAME", shown=".X, or the layer 'counts' where .X holds none")
+
+
+def _device(add: _Options) -> None:
+    add("--device", "cpu, cuda, cuda:1 or mps", default="auto", metavar="NAME")
+
+
+def _seed(add: _Options) -> None:
+    add("--seed", "the same seed gives the same result", type=_whole, default=0, metavar="N")
+
+
+def _progress(add: _Options) -> None:
+    add(
+        "--progress", "whether to draw a progress bar", action=argparse.BooleanOptionalAction, default=True, shown="yes"
+    )
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _whole_or_auto(text: str) -> int | str:
+    return text if text == "auto" else _whole(text)
+
+
+def _number_or_auto(text: str) -> float | str:
+    return text if text == "auto" else _number(text)

@@ -1,0 +1,171 @@
+"""Count space: a linear-log-linear autoencoder of counts, whose latent code the flow learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scflow.codecs.base import Codec, LibrarySize, Settings, design, design_width
+
+__all__ = ["Counts", "negative_binomial_nll"]
+
+
+class Counts(Codec):
+    """An encoder network, and a decoder that is a softmax of a linear map, times the library size.
+
+    The decoder's logits are ``bias + W z + C c + l (d + D c)`` for the latent code z, the conditions c and the
+    standardised log library size l; counts are negative binomial around softmax(logits) x library size, with a
+    dispersion by gene and condition that starts near Poisson. The flow's state is a posterior draw of z, standardised,
+    and l. (Lopez et al. 2018 have the likelihood; Svensson et al. 2020 the linear decoder.)
+
+    Parameters
+    ----------
+    n_genes, latent, hidden
+        Sizes of counts, code and the encoder's layers.
+    cardinalities
+        Number of categories of each condition, 0 for a continuous one.
+    kl
+        Weight of the divergence of the posterior from a standard normal.
+    dropout
+        Share of the encoder's inputs that is dropped in training.
+    """
+
+    name = "counts"
+    summarizes = True
+    code_mean: Tensor
+    code_sd: Tensor
+
+    def __init__(
+        self,
+        n_genes: int,
+        *,
+        latent: int = 20,
+        hidden: int = 128,
+        cardinalities: Sequence[int] = (),
+        kl: float = 1.0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.n_genes, self.latent, self.dim, self.hidden = n_genes, latent, latent + 1, hidden
+        self.cardinalities, self.kl, self.dropout = tuple(cardinalities), kl, dropout
+        width = max(design_width(cardinalities), 1)
+        self.first = nn.Linear(n_genes, hidden)
+        self.condition = nn.Linear(width, hidden, bias=False)
+        self.encoder = nn.Sequential(
+            nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()
+        )
+        self.posterior = nn.Linear(hidden, 2 * latent)
+        self.loadings = nn.Parameter(torch.randn(latent, n_genes) * 0.05)
+        self.bias = nn.Parameter(torch.zeros(n_genes))
+        self.effects = nn.Parameter(torch.zeros(width, n_genes))
+        self.depth = nn.Parameter(torch.zeros(1 + width, n_genes))
+        self.dispersion = nn.Parameter(torch.full((n_genes,), -3.0))
+        self.dispersions = nn.Parameter(torch.zeros(width, n_genes))
+        self.library = LibrarySize()
+        self.register_buffer("code_mean", torch.zeros(latent))
+        self.register_buffer("code_sd", torch.ones(latent))
+
+    @classmethod
+    def start(cls, mean_profile: NDArray[Any], sizes: NDArray[Any], **settings: Any) -> Counts:
+        """Untrained, with the bias at the log mean profile ``[n_genes]`` and the library sizes ``[n_cells]`` known."""
+        codec = cls(len(mean_profile), **settings)
+        with torch.no_grad():
+            codec.bias.copy_(torch.from_numpy(mean_profile).log())
+        codec.library = LibrarySize.of(sizes)
+        return codec
+
+    def settings(self) -> Settings:
+        """Sizes and the weights of the loss."""
+        return {
+            "n_genes": self.n_genes,
+            "latent": self.latent,
+            "hidden": self.hidden,
+            "cardinalities": list(self.cardinalities),
+            "kl": self.kl,
+            "dropout": self.dropout,
+        }
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        """The dispersions: they start near Poisson and have far to go, so they are learnt faster than the rest."""
+        return [self.dispersion, self.dispersions]
+
+    def _design(self, condition: Tensor | None, like: Tensor) -> Tensor:
+        out = design(condition, self.cardinalities, len(like), like.device)
+        return out if out.shape[1] else like.new_zeros(len(like), 1)
+
+    def posterior_of(self, counts: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latent code, each ``[n, latent]``."""
+        size = counts.sum(1, keepdim=True).clamp_min(1.0)
+        x = torch.log1p(counts * (3e3 / size))
+        x = functional.dropout(x, self.dropout, self.training)
+        h = self.encoder(self.first(x) + self.condition(self._design(condition, counts)))
+        mean, log_variance = self.posterior(h).chunk(2, dim=1)
+        return mean, (log_variance.clamp(-10.0, 4.0) / 2).exp()
+
+    def likelihood(self, code: Tensor, library: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Expected counts and dispersions, each ``[n, n_genes]``, from code, library coordinate and conditions."""
+        c = self._design(condition, code)
+        slope = self.depth[0] + c @ self.depth[1:]
+        logits = self.bias + code @ self.loadings + c @ self.effects + library * slope
+        mean = torch.softmax(logits, dim=1) * self.library.decode(library)
+        return mean, (self.dispersion + c @ self.dispersions).clamp(-10.0, 5.0).exp()
+
+    def losses(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood and divergence of every cell, each ``[n]``, at one posterior draw."""
+        mean, sd = self.posterior_of(counts, condition)
+        code = mean + sd * torch.randn(mean.shape, generator=rng, device=rng.device)
+        library = self.library.encode(counts.sum(1, keepdim=True))
+        expected, dispersion = self.likelihood(code, library, condition)
+        kl = 0.5 * (mean.square() + sd.square() - 1).sum(1) - sd.log().sum(1)
+        return negative_binomial_nll(counts, expected, dispersion), kl
+
+    def penalty(self) -> Tensor:
+        """Minus the log of the normal priors that conditions' effects are shrunk by: rare conditions borrow strength."""
+        return 0.5 * (
+            self.effects.square().sum() + self.dispersions.square().sum() + 10.0 * self.depth.square().sum()
+        )
+
+    @torch.no_grad()
+    def standardize(self, means: Tensor, sds: Tensor) -> None:
+        """Set the scale of the state from the training cells' posteriors, each ``[n_cells, latent]``."""
+        self.code_mean.copy_(means.mean(0))
+        self.code_sd.copy_((means.var(0, correction=0) + sds.square().mean(0)).sqrt().clamp_min(1e-6))
+
+    def summarize(self, counts: Tensor, condition: Tensor | None) -> Tensor:
+        """Posterior mean and standard deviation in standardised units, and the library coordinate."""
+        mean, sd = self.posterior_of(counts, condition)
+        library = self.library.encode(counts.sum(1, keepdim=True))
+        return torch.cat([(mean - self.code_mean) / self.code_sd, sd / self.code_sd, library], dim=1)
+
+    def draw(self, summary: Tensor, *, rng: torch.Generator) -> Tensor:
+        """A posterior draw, and the library coordinate."""
+        mean, sd, library = summary.split([self.latent, self.latent, 1], dim=1)
+        code = torch.addcmul(mean, sd, torch.randn(mean.shape, generator=rng, device=rng.device))
+        return torch.cat([code, library], dim=1)
+
+    def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
+        """Negative-binomial counts: a gamma draw of the rate, then a Poisson draw."""
+        code = state[:, :-1] * self.code_sd + self.code_mean
+        mean, dispersion = self.likelihood(code, state[:, -1:], condition)
+        shape = 1.0 / dispersion
+        rate = torch._standard_gamma(shape.expand_as(mean).contiguous(), generator=rng) * dispersion * mean
+        return torch.poisson(rate, generator=rng)
+
+
+def negative_binomial_nll(counts: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
+    """Minus the log-likelihood of counts ``[n, genes]``, summed over genes; variance ``mean + dispersion mean^2``.
+
+    A zero costs ``log(1 + dispersion mean) / dispersion``. All else is computed at the stored counts alone, which are
+    few: the gamma functions would otherwise take most of the time.
+    """
+    loss = (torch.log1p(mean * dispersion) / dispersion).sum(1)
+    cell, gene = counts.nonzero(as_tuple=True)
+    x, mu, alpha = counts[cell, gene], mean[cell, gene].clamp_min(1e-20), dispersion.expand_as(mean)[cell, gene]
+    shape = 1.0 / alpha
+    gammas = torch.lgamma(x + shape) - torch.lgamma(shape) - torch.lgamma(x + 1)
+    return loss.index_add(0, cell, -(gammas + x * (torch.log(mu * alpha) - torch.log1p(mu * alpha))))

@@ -1,0 +1,6 @@
+"""The trained flow: field, codec, conditions and where they come from. Tensors and arrays in, tensors and arrays out."""
+
+from scflow.flow._flow import Flow
+from scflow.flow._sampling import Drawn, Sampling
+
+__all__ = ["Drawn", "Flow", "Sampling"]

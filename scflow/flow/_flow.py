@@ -1,0 +1,164 @@
+"""`Flow`, the value that training returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from scflow.codecs import Calibration, Codec
+from scflow.codecs.calibration import group_codes
+from scflow.conditions import Conditions
+from scflow.flow import _storage
+from scflow.flow._sampling import Drawn, Sampling, draw
+from scflow.matching import Preconditioned, noises, paths
+
+__all__ = ["Flow"]
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """A trained flow: it turns noise into cells.
+
+    Attributes
+    ----------
+    field
+        The velocity field, with the averaged weights.
+    codec
+        From counts to the field's space, and back.
+    path, noise
+        What the field was trained on. t = 0 is data, t = 1 is noise.
+    conditions
+        The schema of what cells are conditioned on.
+    seen
+        The training cells' conditions ``[n, n_conditions]``, encoded, from which new ones are drawn.
+    genes
+        Names of the training genes; empty for a flow in an embedding.
+    calibration
+        Maps from drawn counts to the training cells' distributions, or ``None``.
+    history
+        One row a look at the validation cells: step, loss, validation_loss, gradient_norm, learning_rate,
+        cells_per_second.
+    provenance
+        What was trained on, and how: plain numbers and strings.
+    """
+
+    field: Preconditioned
+    codec: Codec
+    path: paths.Path
+    noise: noises.Noise
+    conditions: Conditions
+    seen: Tensor
+    genes: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        p = self.provenance
+        conditions = ", ".join(self.conditions.names) or "no condition"
+        what = f"{len(self.genes)} genes" if self.genes else f"{self.codec.dim} coordinates"
+        parameters = sum(w.numel() for w in self.field.parameters())
+        return (
+            f"Flow(space={self.codec.name!r}, {what}, {conditions}; "
+            f"{p.get('n_cells', '?')} cells, {p.get('steps', '?')} steps, {parameters:,} weights)"
+        )
+
+    def draw(self, n: int, request: Any = None, sampling: Sampling | None = None) -> Drawn:
+        """Draw `n` cells.
+
+        Parameters
+        ----------
+        request
+            What they are conditioned on: see :meth:`scflow.conditions.Conditions.table`.
+        sampling
+            Guidance, solver, steps, device and seed.
+        """
+        sampling = sampling or Sampling()
+        rng = np.random.default_rng([sampling.seed, 1])
+        table = self.conditions.table(request, n, self.seen, rng) if len(self.conditions) or request is not None else None
+        return draw(self, n, table, sampling)
+
+    def calibrated(
+        self,
+        counts: sparse.csr_matrix,
+        condition: Tensor | None,
+        *,
+        n_drawn: int,
+        shrinkage: float = 20.0,
+        sampling: Sampling | None = None,
+    ) -> Flow:
+        """The same flow with its counts calibrated on the training cells.
+
+        Parameters
+        ----------
+        counts, condition
+            The training cells' counts ``[n, n_genes]`` and conditions ``[n, n_conditions]``.
+        n_drawn
+            How many cells the flow draws to learn its own distribution.
+        shrinkage
+            See :class:`scflow.codecs.Calibration`.
+        """
+        sampling = replace(sampling or Sampling(), ranks=True)
+        drawn = self.draw(n_drawn, sampling=sampling)
+        assert drawn.counts is not None
+        cards = self.conditions.cardinalities
+        calibration = Calibration.fit(
+            drawn.counts,
+            group_codes(drawn.condition, cards, n_drawn).numpy(),
+            counts,
+            group_codes(condition, cards, counts.shape[0]).cpu().numpy(),
+            shrinkage=shrinkage,
+            seed=sampling.seed,
+        )
+        return replace(self, calibration=calibration)
+
+    def to_content(self) -> dict[str, Any]:
+        """Everything as ``{"config": JSON, "tensors": {name: array}}``, which an AnnData or a file can keep."""
+        return _storage.to_content(self)
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Flow:
+        """The flow that `to_content` described."""
+        return cls(**_storage.parts(content))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write one safetensors file: tensors, the configuration as JSON in its header, and a sha256 of both.
+
+        The file is written beside its place, flushed to the disk and renamed, so that it is there whole or not at all.
+
+        Raises
+        ------
+        FileError
+            Where the file exists and `overwrite` is false, or its folder does not.
+        """
+        _storage.save(self.to_content(), path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Flow:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileError
+            Where the file is missing, damaged, of another kind or of a newer format.
+        """
+        return cls.from_content(_storage.load(path))
+
+
+def seen_conditions(table: Tensor | None, n: int, *, most: int = 20_000) -> Tensor:
+    """At most 20,000 of the training cells' conditions, evenly over the table: enough to draw new ones from."""
+    if table is None:
+        return torch.zeros(n if n < most else most, 0)
+    if n <= most:
+        return table.cpu()
+    order: NDArray[np.int64] = np.lexsort(table.cpu().numpy().T[::-1])
+    return table.cpu()[order[np.linspace(0, n - 1, most).round().astype(np.int64)]]

@@ -1,0 +1,185 @@
+"""From counts to a flow: the codec, the field, the calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from scflow import nn
+from scflow.codecs import PCA, Codec, Embedding, GeneStatistics, Quantile, Standardized
+from scflow.codecs.statistics import library_sizes
+from scflow.conditions import Conditions
+from scflow.flow._flow import Flow, seen_conditions
+from scflow.flow._sampling import Sampling
+from scflow.matching import FlowMatching, noises
+from scflow.training import Run, fit_counts, fit_field
+from scflow.training.batches import Cells, Coordinates, states_of
+from scflow.training.fit import seeded
+
+__all__ = ["Recipe", "default_lr", "default_steps", "learn", "learn_embedding"]
+
+_DRAWN = 10_000
+_DRAWN_WIDE = 4_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is learnt, and how.
+
+    Attributes
+    ----------
+    space
+        ``"counts"``, ``"genes"``, ``"quantile"`` or ``"pca"``.
+    objective
+        Path, time, weight and coupling.
+    noise
+        A noise, ``"gaussian"`` or ``"dropout"`` (matched to the training cells).
+    steps, lr
+        Of the field's training.
+    latent
+        Coordinates of the code in count space.
+    components
+        Of PCA space.
+    calibrate
+        Whether counts are calibrated after training.
+    network
+        Settings of the field's network, such as its width and depth.
+    """
+
+    space: str
+    objective: FlowMatching
+    noise: noises.Noise | str
+    steps: int
+    lr: float | None
+    latent: int = 20
+    components: int = 50
+    calibrate: bool = True
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_steps(n_cells: int) -> int:
+    """Steps for a data set of `n_cells`: 2,000 for a few hundred cells, about 4,000 for 4,000, 20,000 for an atlas."""
+    return int(min(max(1500 + 40 * math.sqrt(n_cells), 2000), 20_000))
+
+
+def default_lr(dim: int) -> float:
+    """The learning rate for a state of `dim` coordinates."""
+    return 1e-3 if dim <= 512 else 5e-4
+
+
+def learn(
+    counts: sparse.csr_matrix,
+    statistics: GeneStatistics,
+    clip: float,
+    conditions: Conditions,
+    condition: Tensor | None,
+    genes: tuple[str, ...],
+    recipe: Recipe,
+    run: Run,
+    provenance: Mapping[str, Any],
+) -> Flow:
+    """Learn counts ``[n_cells, n_genes]`` under their conditions ``[n_cells, n_conditions]``."""
+    cells = Cells(counts, run.device)
+    codec = _codec(counts, cells, statistics, clip, conditions, condition, recipe, run).to(run.device).eval()
+    noise = _noise(recipe.noise, statistics, codec)
+    flow = _flow(cells, codec, noise, conditions, condition, recipe, run)
+    flow = _described(flow, genes, provenance, recipe)
+    if not recipe.calibrate:
+        return flow
+    n_drawn = _DRAWN if codec.dim <= 512 else _DRAWN_WIDE
+    sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
+    return flow.calibrated(counts, condition, n_drawn=n_drawn, sampling=sampling)
+
+
+def learn_embedding(
+    coordinates: NDArray[np.float32],
+    conditions: Conditions,
+    condition: Tensor | None,
+    recipe: Recipe,
+    run: Run,
+    provenance: Mapping[str, Any],
+) -> Flow:
+    """Learn coordinates ``[n_cells, dim]`` of the user's own."""
+    codec = Embedding.fit(coordinates).to(run.device).eval()
+    noise = recipe.noise if isinstance(recipe.noise, noises.Noise) else noises.Gaussian()
+    flow = _flow(Coordinates(coordinates, run.device), codec, noise, conditions, condition, recipe, run)
+    return _described(flow, (), provenance, recipe)
+
+
+def _codec(
+    counts: sparse.csr_matrix,
+    cells: Cells,
+    statistics: GeneStatistics,
+    clip: float,
+    conditions: Conditions,
+    condition: Tensor | None,
+    recipe: Recipe,
+    run: Run,
+) -> Codec:
+    """The codec of the space, fitted on the training cells."""
+    if recipe.space == "counts":
+        latent = min(recipe.latent, counts.shape[1])
+        steps = max(1, min(2500, recipe.steps))
+        return fit_counts(counts, cells, condition, conditions.cardinalities, run, latent=latent, steps=steps)[0]
+    if recipe.space == "quantile":
+        return Quantile.fit(counts)
+    genes = Standardized.fit(statistics, library_sizes(counts), clip=clip)
+    if recipe.space == "genes":
+        return genes
+    return PCA.fit(counts, genes, n_components=recipe.components, seed=run.seed)
+
+
+def _noise(choice: noises.Noise | str, statistics: GeneStatistics, codec: Codec) -> noises.Noise:
+    """The noise itself; dropout-matched noise leaves the library size Gaussian."""
+    if isinstance(choice, noises.Noise):
+        return choice
+    if choice == "dropout":
+        rate = torch.from_numpy(statistics.dropout).float().clamp(0, 1)
+        return noises.Dropout(torch.cat([rate, rate.new_zeros(codec.dim - len(rate))]))
+    return noises.Gaussian()
+
+
+def _flow(
+    cells: Cells | Coordinates,
+    codec: Codec,
+    noise: noises.Noise,
+    conditions: Conditions,
+    condition: Tensor | None,
+    recipe: Recipe,
+    run: Run,
+) -> Flow:
+    """Train the field, and put everything together on the CPU."""
+    states = states_of(cells, codec, condition)
+    network = seeded(
+        lambda: nn.MLP(codec.dim, cardinalities=conditions.cardinalities, **recipe.network), run.generator(0)
+    )
+    lr = recipe.lr or default_lr(codec.dim)
+    velocity, trained = fit_field(
+        network, states, condition, noise, recipe.objective, run, steps=recipe.steps, lr=lr
+    )
+    return Flow(
+        field=velocity.cpu().requires_grad_(False),
+        codec=codec.cpu().requires_grad_(False),
+        path=recipe.objective.path,
+        noise=noise,
+        conditions=conditions,
+        seen=seen_conditions(condition, len(cells)),
+        history=trained.history,
+        provenance={"best_step": trained.best_step, "interrupted": trained.interrupted},
+    )
+
+
+def _described(flow: Flow, genes: tuple[str, ...], provenance: Mapping[str, Any], recipe: Recipe) -> Flow:
+    history: pd.DataFrame = flow.history
+    done = int(history["step"].iloc[-1]) if len(history) else 0
+    facts = {**provenance, **flow.provenance, "space": flow.codec.name, "steps": done, "steps_planned": recipe.steps}
+    return replace(flow, genes=genes, provenance=facts)

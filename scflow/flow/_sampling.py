@@ -1,0 +1,145 @@
+"""Drawing cells: noise, the solver, the codec's way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from scflow.codecs.calibration import group_codes
+from scflow.matching import guidance as guiding
+from scflow.matching import solvers
+
+if TYPE_CHECKING:
+    from scflow.flow._flow import Flow
+
+__all__ = ["TILE", "Drawn", "Sampling", "draw"]
+
+TILE = 256
+"""Cells whose random numbers come from one generator. On a CPU a tile is also computed as one, always whole, so that
+a cell's bits depend on the seed and its place alone."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How cells are drawn.
+
+    Attributes
+    ----------
+    guidance
+        See :class:`scflow.matching.guidance.Guided`.
+    solver, steps
+        The method, and how many steps it takes from noise to data.
+    batch_size
+        Cells computed at once on a GPU.
+    device, seed
+        Where, and from which random numbers.
+    ranks
+        Give whole numbers that rank cells (see `Codec.rank`) in the place of counts, without calibration.
+    calibrate
+        Apply the flow's calibration, where it has one.
+    progress
+        Show a progress bar.
+    """
+
+    guidance: float = 1.0
+    solver: solvers.Solver = solvers.Midpoint()
+    steps: int = 12
+    batch_size: int = 4096
+    device: torch.device = torch.device("cpu")
+    seed: int = 0
+    ranks: bool = False
+    calibrate: bool = True
+    progress: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Cells as arrays.
+
+    Attributes
+    ----------
+    counts
+        Whole numbers ``[n, n_genes]``, int32 (``None`` for a flow in an embedding).
+    state, noise
+        Where the flow ended and started, float32 ``[n, dim]``; in an embedding `state` is in the user's units.
+    condition
+        Encoded conditions ``[n, n_conditions]``, or ``None``.
+    """
+
+    counts: sparse.csr_matrix | None
+    state: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    condition: Tensor | None
+
+
+def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Drawn:
+    """Draw cells, one for each row of `condition`, a batch at a time."""
+    from tqdm.auto import tqdm
+
+    device = sampling.device
+    modules = [flow.field, flow.codec, *([flow.calibration] if flow.calibration is not None else [])]
+    for module in modules:
+        module.to(device).eval()
+    per_batch = 1 if device.type == "cpu" else max(1, sampling.batch_size // TILE)
+    counts, states, starts = [], [], []
+    silent = None if sampling.progress else True
+    try:
+        with torch.no_grad(), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
+            for first in range(0, n, per_batch * TILE):
+                x, state, start = _batch(flow, n, first, per_batch, condition, sampling)
+                counts.append(x)
+                states.append(state)
+                starts.append(start)
+                bar.update(len(state))
+    finally:
+        for module in modules:
+            module.to("cpu")
+    whole = sparse.vstack(counts, format="csr") if flow.codec.has_counts else None
+    return Drawn(whole, np.concatenate(states), np.concatenate(starts), condition)
+
+
+def _batch(
+    flow: Flow, n: int, first: int, tiles: int, condition: Tensor | None, sampling: Sampling
+) -> tuple[sparse.csr_matrix | None, NDArray[np.float32], NDArray[np.float32]]:
+    """The cells from `first` on: whole tiles are computed, and what is beyond `n` is left out."""
+    device, dim = sampling.device, flow.codec.dim
+    numbers = range(first // TILE, first // TILE + min(tiles, -(-(n - first) // TILE)))
+    rows = torch.arange(first, first + TILE * len(numbers)).clamp_max(n - 1)
+    c = None if condition is None else condition[rows].to(device)
+    noise = torch.cat([flow.noise.sample(TILE, dim, rng=_generator(sampling, i, 0)) for i in numbers])
+    guided = guiding.Guided(flow.field, sampling.guidance)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return guided(x, t.expand(len(x)), c)
+
+    times = solvers.grid(sampling.steps).to(device)
+    state = sampling.solver.integrate(velocity, noise, times)
+    rng = _generator(sampling, numbers[0], 1)
+    kept = min(n - first, len(rows))
+    if not flow.codec.has_counts:
+        state = flow.codec.decode(state, c, rng=rng)
+        return None, state[:kept].cpu().numpy(), noise[:kept].cpu().numpy()
+    x = _counts(flow, state, c, sampling, rng)[:kept]
+    return sparse.csr_matrix(x.cpu().numpy().astype(np.int32)), state[:kept].cpu().numpy(), noise[:kept].cpu().numpy()
+
+
+def _counts(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampling, rng: torch.Generator) -> Tensor:
+    """Counts, calibrated where the flow is; or ranks, where they are asked for."""
+    if sampling.ranks:
+        return flow.codec.rank(state, condition, rng=rng)
+    if flow.calibration is None or not sampling.calibrate:
+        return flow.codec.decode(state, condition, rng=rng)
+    groups = group_codes(condition, flow.conditions.cardinalities, len(state))
+    return flow.calibration(flow.codec.rank(state, condition, rng=rng), groups.to(state.device), rng=rng)
+
+
+def _generator(sampling: Sampling, tile: int, stream: int) -> torch.Generator:
+    """A tile's own random numbers."""
+    seed = np.random.SeedSequence([sampling.seed, 2 + stream, tile]).generate_state(1, np.uint64)[0]
+    return torch.Generator(sampling.device).manual_seed(int(seed >> 1))

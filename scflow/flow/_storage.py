@@ -1,0 +1,214 @@
+"""A flow as plain text and arrays, and as one file. Nothing is ever pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scflow import codecs, nn
+from scflow.codecs import Calibration, Codec
+from scflow.conditions import Conditions
+from scflow.errors import FileError, InputError
+from scflow.matching import Preconditioned, noises
+from scflow.matching.names import PATHS, named
+
+if TYPE_CHECKING:
+    from scflow.flow._flow import Flow
+
+__all__ = ["FORMAT", "load", "parts", "save", "to_content"]
+
+FORMAT = 1
+_CODECS: dict[str, type[Codec]] = {
+    c.name: c for c in (codecs.Standardized, codecs.Quantile, codecs.PCA, codecs.Counts, codecs.Embedding)
+}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def to_content(flow: Flow) -> dict[str, Any]:
+    """The configuration as JSON and all tensors by name."""
+    from scflow import __version__
+
+    network = flow.field.network
+    if type(network) is not nn.MLP:
+        raise InputError(f"A flow whose field is a {type(network).__qualname__} cannot be saved; one with nn.MLP can.")
+    config = {
+        "format": FORMAT,
+        "scflow": __version__,
+        "time": "t=0 is data, t=1 is noise",
+        "codec": {"name": flow.codec.name, "settings": flow.codec.settings()},
+        "field": {"name": "mlp", "settings": network.settings},
+        "path": named(flow.path, PATHS),
+        "noise": _noise_config(flow.noise),
+        "conditions": flow.conditions.to_json(),
+        "calibration": None if flow.calibration is None else flow.calibration.settings(),
+        "genes": list(flow.genes),
+        "provenance": dict(flow.provenance),
+    }
+    tensors = {
+        **_prefixed("field", flow.field.state_dict()),
+        **_prefixed("codec", flow.codec.state_dict()),
+        **({} if flow.calibration is None else _prefixed("calibration", flow.calibration.state_dict())),
+        **({"noise.rate": flow.noise.rate.cpu().numpy()} if isinstance(flow.noise, noises.Dropout) else {}),
+        "seen": flow.seen.cpu().numpy(),
+        **{f"history.{c}": flow.history[c].to_numpy() for c in flow.history.columns},
+    }
+    return {"config": json.dumps(config), "tensors": {name: np.ascontiguousarray(t) for name, t in tensors.items()}}
+
+
+def parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments for the flow that a content describes."""
+    config: dict[str, Any] = _parsed(content["config"])
+    tensors: Arrays = dict(content["tensors"])
+    try:
+        return _parts(config, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise FileError(f"The flow's configuration and tensors do not fit together: {error}") from error
+
+
+def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
+    codec = _CODECS[config["codec"]["name"]](**config["codec"]["settings"])
+    codec.load_state_dict(_chosen("codec", tensors), strict=False)
+    if isinstance(codec, codecs.Quantile):
+        codec.steps = _reindexed(codec.steps)
+    path = PATHS[config["path"]["name"]]()
+    noise = _noise(config["noise"], tensors)
+    state = _chosen("field", tensors)
+    unit = torch.ones(codec.dim)
+    field = Preconditioned(nn.MLP(**config["field"]["settings"]), path, unit, unit)
+    field.load_state_dict(state)
+    calibration = None
+    if config["calibration"] is not None:
+        calibration = Calibration.empty(**config["calibration"])
+        calibration.load_state_dict(_chosen("calibration", tensors))
+        calibration.model, calibration.data = _reindexed(calibration.model), _reindexed(calibration.data)
+    history = {name.removeprefix("history."): a for name, a in tensors.items() if name.startswith("history.")}
+    return {
+        "field": field.eval(),
+        "codec": codec.eval(),
+        "path": path,
+        "noise": noise,
+        "conditions": Conditions.from_json(config["conditions"]),
+        "seen": torch.from_numpy(np.array(tensors["seen"])),
+        "genes": tuple(config["genes"]),
+        "calibration": calibration,
+        "history": pd.DataFrame(history),
+        "provenance": config["provenance"],
+    }
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The configuration, of a format that this version reads."""
+    try:
+        config = json.loads(text)
+        written = int(config["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"This holds no flow: its configuration cannot be read ({error}).") from error
+    if written > FORMAT:
+        raise FileError(
+            f"This flow is of format {written}, from scflow {config.get('scflow', '?')}; this version reads up to "
+            f"{FORMAT}. Upgrade: pip install -U scflow-tools"
+        )
+    return dict(config)
+
+
+def _noise_config(noise: noises.Noise) -> dict[str, Any]:
+    if isinstance(noise, noises.Dropout):
+        return {"name": "dropout", "jitter": noise.jitter}
+    if isinstance(noise, noises.Gaussian):
+        return {"name": "gaussian"}
+    raise InputError(f"A flow whose noise is a {type(noise).__qualname__} of your own cannot be saved.")
+
+
+def _noise(config: Mapping[str, Any], tensors: Arrays) -> noises.Noise:
+    if config["name"] == "dropout":
+        return noises.Dropout(torch.from_numpy(np.array(tensors["noise.rate"])), jitter=float(config["jitter"]))
+    return noises.Gaussian()
+
+
+def _reindexed(steps: Any) -> Any:
+    """Step functions whose look-up keys are made anew from what was loaded."""
+    return type(steps)(steps.start, steps.value, steps.cumulative)
+
+
+def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> Arrays:
+    return {f"{prefix}.{name}": tensor.detach().cpu().numpy() for name, tensor in state.items()}
+
+
+def _chosen(prefix: str, tensors: Arrays) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {n.removeprefix(start): torch.from_numpy(np.array(t)) for n, t in tensors.items() if n.startswith(start)}
+
+
+def _digest(config: str, tensors: Mapping[str, Any]) -> str:
+    """The sha256 of the configuration and of every tensor's name, type, shape and bytes."""
+    sha = hashlib.sha256(config.encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def save(content: Mapping[str, Any], path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Write a content to a file beside `path`, flush it to the disk and rename it."""
+    from safetensors.numpy import save as serialized
+
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileError(f"Cannot save to '{target}': the folder '{target.parent}' does not exist.")
+    if target.is_dir():
+        raise FileError(f"Cannot save to '{target}': it is a folder. Give the name of a file in it.")
+    if target.exists() and not overwrite:
+        raise FileError(f"'{target}' exists. Replace it with flow.save({str(path)!r}, overwrite=True).")
+    config, tensors = str(content["config"]), dict(content["tensors"])
+    header = {"kind": "scflow.Flow", "config": config, "sha256": _digest(config, tensors)}
+    written = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            written = file.name
+            file.write(serialized(tensors, metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(written, 0o666 & ~mask)
+        os.replace(written, target)
+    except OSError as error:
+        raise FileError(f"Cannot save to '{target}': {error.strerror or error}.") from error
+    finally:
+        if written is not None and os.path.exists(written):
+            os.unlink(written)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a content from a file, and check it against its digest."""
+    from safetensors import SafetensorError, safe_open
+
+    target = Path(path)
+    if not target.is_file():
+        raise FileError(f"There is no file '{target}'.")
+    try:
+        with safe_open(target, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("kind") != "scflow.Flow":
+                raise FileError(f"'{target}' is a safetensors file, but no flow that scflow saved.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FileError(f"'{target}' cannot be read as a safetensors file: {error}") from error
+    config = header.get("config", "")
+    _parsed(config)
+    if header.get("sha256") != _digest(config, tensors):
+        raise FileError(f"'{target}' is damaged: its contents do not match the sha256 in its header.")
+    return {"config": config, "tensors": tensors}

@@ -1,0 +1,50 @@
+"""Options that several verbs share, checked before any work starts."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+
+from scflow.errors import InputError
+
+__all__ = ["device_of", "positive", "whole"]
+
+
+def whole(value: Any, name: str, *, least: int = 1) -> int:
+    """A whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name}={value!r} is not a whole number. Give one, such as {name}={max(least, 100)}.") from None
+    if isinstance(value, bool) or number < least:
+        raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
+    return number
+
+
+def positive(value: Any, name: str, *, zero: bool = False) -> float:
+    """A finite number above 0 (or 0, where `zero`)."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}={value!r} is not a number.") from None
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise InputError(f"{name}={value!r} must be a finite number {'of at least' if zero else 'above'} 0.")
+    return number
+
+
+def device_of(device: str | torch.device) -> torch.device:
+    """The device of a name; ``"auto"`` is a GPU where there is one."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"device={device!r} cannot be used here ({first}). Use device='auto' or 'cpu'.") from None
+    return found

@@ -1,0 +1,266 @@
+"""Learn cells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scflow import _anndata, matching, pp
+from scflow.conditions import Conditions
+from scflow.errors import InputError, nearest
+from scflow.flow import Flow
+from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
+from scflow.matching.names import COUPLINGS, PATHS, TIMES, WEIGHTS, chosen
+from scflow.tl._options import device_of, positive, whole
+from scflow.training import Run
+from scflow.training.history import Callback
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+__all__ = ["train"]
+
+SPACES = ("counts", "genes", "quantile", "pca")
+_NOISES = ("gaussian", "dropout")
+_PRECISIONS = ("float32", "bfloat16")
+_FEWEST = 20
+
+
+def train(
+    adata: AnnData,
+    *,
+    condition: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    space: str = "auto",
+    use_rep: str | None = None,
+    path: str | matching.paths.Path = "linear",
+    noise: str | matching.noises.Noise = "auto",
+    time: str | matching.times.Time = "stratified",
+    weight: str | matching.weights.Weight = "uniform",
+    coupling: str | matching.couplings.Coupling = "independent",
+    field: str = "mlp",
+    steps: int | None = None,
+    batch_size: int | str = "auto",
+    lr: float | str = "auto",
+    validation: float = 0.1,
+    precision: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    key_added: str = "scflow",
+) -> Flow:
+    """Learn the cells of `adata` by flow matching.
+
+    Everything is checked before any work starts. Ctrl-C ends the training early and keeps the best flow so far.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts, sparse or dense, in `.X` or in `layer`.
+    condition
+        Columns of `.obs` that cells are drawn by: categories, or numbers such as a dose.
+    layer
+        Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` holds no counts.
+    space
+        Where the flow lives. ``"counts"``: the latent space of a linear-decoder autoencoder of counts. ``"genes"``:
+        log1p of normalised counts, standardised, one coordinate a gene. ``"quantile"``: each count as a normal value
+        through its gene's distribution. ``"pca"``: principal components. ``"auto"`` is ``"counts"``, which has the
+        best cells by measurement.
+    use_rep
+        An embedding in `.obsm` to learn in the place of counts; no counts are drawn then.
+    path, noise, time, weight, coupling
+        Objects of :mod:`scflow.matching`, or their names: ``"linear"``; ``"gaussian"`` or ``"dropout"`` (normal, with
+        zeros where the data have them; ``"auto"`` in gene space); ``"stratified"`` or ``"uniform"``; ``"uniform"``;
+        ``"independent"``.
+    field
+        The velocity network: ``"mlp"``.
+    steps
+        Optimiser steps; by default from the number of cells, 2,000 to 20,000.
+    batch_size
+        Cells a step; ``"auto"`` is 256, and 1,024 for many cells on a GPU.
+    lr
+        Peak learning rate; ``"auto"`` is 1e-3, or 5e-4 for wide states.
+    validation
+        Share of cells held out to stop on, above 0 and at most 0.5.
+    precision
+        ``"float32"`` or ``"bfloat16"`` (network only); ``"auto"`` takes the second on a GPU that has it.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    seed
+        Of all random numbers of this call. The global random state is not touched.
+    checkpoint, resume
+        Not available yet: leave them as they are.
+    callbacks
+        Functions of one argument, called after each look at the validation cells with that row of the history.
+    progress
+        Show a progress bar (in a terminal or notebook) and say what is trained on what.
+    key_added
+        The slots' name.
+
+    Returns
+    -------
+    Flow
+        The trained flow. It is also left in `.uns["scflow"]`, and the genes' statistics, where they were not there, in
+        `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`.
+
+    Raises
+    ------
+    InputError
+        For counts, conditions or options that cannot be worked with; nothing has been changed then.
+    FloatingPointError
+        Where the gradient stays infinite or NaN.
+
+    Examples
+    --------
+    >>> import scflow
+    >>> adata = scflow.datasets.simulate(n_cells=200, n_genes=50, seed=0)
+    >>> scflow.tl.train(adata, condition="cell_type", steps=20, progress=False)
+    Flow(space='counts', 50 genes, cell_type; 200 cells, 20 steps, 637,226 weights)
+    """
+    _anndata.checked(adata)
+    _reserved(checkpoint, resume, field)
+    space = _space(space, use_rep)
+    objective = matching.FlowMatching(
+        chosen(path, PATHS, matching.paths.Path, "path"),
+        chosen(time, TIMES, matching.times.Time, "time"),
+        chosen(weight, WEIGHTS, matching.weights.Weight, "weight"),
+        chosen(coupling, COUPLINGS, matching.couplings.Coupling, "coupling"),
+    )
+    recipe = Recipe(
+        space=space,
+        objective=objective,
+        noise=_noise(noise, space),
+        steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
+        lr=None if lr == "auto" else positive(lr, "lr"),
+    )
+    where, fraction = device_of(device), _fraction(validation)
+    size = None if batch_size == "auto" else whole(batch_size, "batch_size")
+    kind, start = _precision(precision, where), whole(seed, "seed", least=0)
+    frame = _anndata.read_conditions(adata, condition)
+    data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
+    rows = _split(adata.n_obs, fraction, size, start, where)
+    run = Run(
+        train=rows[0],
+        validation=rows[1],
+        batch_size=_batch_size(size, len(rows[0]), where),
+        seed=start,
+        device=where,
+        precision=kind,
+        progress=progress,
+        callbacks=tuple(callbacks),
+    )
+    flow = _learn(adata, data, frame, layer, use_rep, recipe, run, key_added)
+    _anndata.write_flow(adata, flow.to_content(), key_added)
+    return flow
+
+
+def _learn(
+    adata: AnnData,
+    data: Any,
+    frame: pd.DataFrame,
+    layer: str | None,
+    use_rep: str | None,
+    recipe: Recipe,
+    run: Run,
+    key_added: str,
+) -> Flow:
+    """Preprocess where that was not done, say what is about to happen, and learn."""
+    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+    condition = conditions.encode(frame).to(run.device) if len(conditions) else None
+    provenance: dict[str, Any] = {"n_cells": adata.n_obs, "seed": run.seed, "condition": list(conditions.names)}
+    if run.progress:
+        what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
+        print(f"scflow: {adata.n_obs:,} cells, {what}, {recipe.steps:,} steps of {run.batch_size} cells on {run.device}")
+    if use_rep:
+        provenance["use_rep"] = use_rep
+        return learn_embedding(data, conditions, condition, recipe, run, provenance)
+    source = _anndata.counts_layer(adata, layer)
+    done = _anndata.read_preprocessing(adata, key_added)
+    if done is None or done.layer != source:
+        pp.log1p_standardize(adata, layer=source, key_added=key_added)
+        done = _anndata.read_preprocessing(adata, key_added)
+    assert done is not None
+    provenance |= {"layer": source or "X", "target_sum": done.statistics.target_sum}
+    genes = tuple(str(name) for name in adata.var_names)
+    return learn(data, done.statistics, done.clip, conditions, condition, genes, recipe, run, provenance)
+
+
+def _space(space: str, use_rep: str | None) -> str:
+    if use_rep is not None:
+        if space != "auto":
+            raise InputError(f"space={space!r} and use_rep={use_rep!r} exclude each other. Leave one of them out.")
+        return "embedding"
+    if space != "auto" and space not in SPACES:
+        names = ", ".join(map(repr, SPACES))
+        raise InputError(
+            f"space={space!r} is not known.{nearest(space, SPACES)} Choose 'auto' or one of {names}; "
+            "use_rep='X_...' takes an embedding."
+        )
+    return "counts" if space == "auto" else space
+
+
+def _noise(noise: str | matching.noises.Noise, space: str) -> str | matching.noises.Noise:
+    if isinstance(noise, matching.noises.Noise):
+        return noise
+    if noise == "auto":
+        return "dropout" if space == "genes" else "gaussian"
+    if noise not in _NOISES:
+        raise InputError(
+            f"noise={noise!r} is not known.{nearest(noise, _NOISES)} Choose 'auto', 'gaussian', 'dropout', or pass a "
+            "scflow.matching.noises.Noise of your own."
+        )
+    if noise == "dropout" and space not in ("genes", "quantile"):
+        raise InputError(f"noise='dropout' has a rate for each gene; space={space!r} has other coordinates. Use 'auto'.")
+    return noise
+
+
+def _reserved(checkpoint: object, resume: bool, field: str) -> None:
+    if checkpoint is not None or resume:
+        raise InputError("checkpoint and resume are not available yet. Leave checkpoint=None and resume=False.")
+    if field != "mlp":
+        raise InputError(f"field={field!r} is not known. The one there is: 'mlp'.")
+
+
+def _fraction(validation: float) -> float:
+    share = positive(validation, "validation")
+    if share > 0.5:
+        raise InputError(f"validation={validation} is the share of cells held out to stop on: at most 0.5, such as 0.1.")
+    return share
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    if precision == "auto":
+        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if precision not in _PRECISIONS:
+        raise InputError(f"precision={precision!r} is not known. Choose 'auto', 'float32' or 'bfloat16'.")
+    return precision
+
+
+def _split(
+    n: int, fraction: float, size: int | None, seed: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows to learn from, and rows to look at."""
+    if n < _FEWEST:
+        raise InputError(f"adata has {n} cells; scflow needs at least {_FEWEST} to learn from, and better hundreds.")
+    order = np.random.default_rng([seed, 0]).permutation(n)
+    held = max(1, round(n * fraction))
+    if size is not None and size > n - held:
+        raise InputError(
+            f"batch_size={size} is more than the {n - held} cells to learn from ({n} less {held} held out for "
+            "validation). Use batch_size='auto'."
+        )
+    return torch.from_numpy(order[held:]).to(device), torch.from_numpy(order[:held]).to(device)
+
+
+def _batch_size(size: int | None, n: int, device: torch.device) -> int:
+    if size is not None:
+        return size
+    return min(n, 1024 if device.type != "cpu" and n >= 20_000 else 256)

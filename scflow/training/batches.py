@@ -1,0 +1,134 @@
+"""Batches: rows of sparse counts, gathered, made dense and encoded on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from scflow.codecs import Codec
+
+__all__ = ["Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
+
+
+class Rows(Protocol):
+    """Rows of numbers that are made dense a few at a time."""
+
+    def __len__(self) -> int: ...
+
+    def dense(self, rows: Tensor) -> Tensor:
+        """The given rows, float32 ``[len(rows), n]``."""
+        ...
+
+
+class Cells:
+    """Sparse counts on a device, as they are: the arrays are shared with the matrix where the device is the CPU."""
+
+    def __init__(self, counts: sparse.csr_matrix, device: torch.device) -> None:
+        self.shape = counts.shape
+        self.start = torch.from_numpy(np.asarray(counts.indptr, dtype=np.int64)).to(device)
+        self.gene = _shared(counts.indices).to(device)
+        self.value = _shared(counts.data).to(device)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def dense(self, rows: Tensor) -> Tensor:
+        """The given cells' counts, float32 ``[len(rows), n_genes]``."""
+        first = self.start[rows]
+        length = self.start[rows + 1] - first
+        end = length.cumsum(0)
+        total = int(end[-1]) if len(end) else 0
+        shift = torch.repeat_interleave(first - end + length, length, output_size=total)
+        stored = torch.arange(total, device=rows.device) + shift
+        place = torch.repeat_interleave(torch.arange(len(rows), device=rows.device) * self.shape[1], length, output_size=total)
+        out = torch.zeros(len(rows) * self.shape[1], device=rows.device)
+        out.index_put_((place + self.gene[stored],), self.value[stored].to(torch.float32))
+        return out.view(len(rows), -1)
+
+
+class Coordinates:
+    """Dense coordinates of an embedding, in the place of counts."""
+
+    def __init__(self, coordinates: np.ndarray[Any, Any], device: torch.device) -> None:
+        self.values = torch.from_numpy(np.asarray(coordinates, dtype=np.float32)).to(device)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def dense(self, rows: Tensor) -> Tensor:
+        """The given rows."""
+        return self.values[rows]
+
+
+class States(Protocol):
+    """Where a batch's states come from."""
+
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+        """States ``[len(rows), dim]`` of the given cells."""
+        ...
+
+
+class Encoded:
+    """Counts, encoded batch by batch."""
+
+    def __init__(self, cells: Rows, codec: Codec, condition: Tensor | None) -> None:
+        self.cells, self.codec, self.condition = cells, codec, condition
+
+    @torch.no_grad()
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Gather, make dense, encode."""
+        condition = None if self.condition is None else self.condition[rows]
+        return self.codec.encode(self.cells.dense(rows), condition, rng=rng)
+
+
+class Summarized:
+    """Summaries of all cells, made once, from which each batch's states are drawn."""
+
+    def __init__(self, cells: Rows, codec: Codec, condition: Tensor | None, *, chunk: int = 1024) -> None:
+        self.codec = codec
+        device = cells.dense(torch.zeros(0, dtype=torch.int64)).device if condition is None else condition.device
+        with torch.no_grad():
+            parts = []
+            for start in range(0, len(cells), chunk):
+                rows = torch.arange(start, min(start + chunk, len(cells)), device=device)
+                parts.append(codec.summarize(cells.dense(rows), None if condition is None else condition[rows]))
+        self.summaries = torch.cat(parts)
+
+    @torch.no_grad()
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Draw from the summaries."""
+        return self.codec.draw(self.summaries[rows], rng=rng)
+
+
+def states_of(cells: Rows, codec: Codec, condition: Tensor | None) -> States:
+    """The source of states that suits a codec."""
+    if codec.summarizes:
+        return Summarized(cells, codec, condition)
+    return Encoded(cells, codec, condition)
+
+
+class Order:
+    """Which cells make up each batch: a new shuffle for every pass over the data, without end."""
+
+    def __init__(self, rows: Tensor, batch_size: int, rng: torch.Generator) -> None:
+        self.rows, self.batch_size, self.rng = rows, min(batch_size, len(rows)), rng
+
+    def __iter__(self) -> Iterator[Tensor]:
+        n, size = len(self.rows), self.batch_size
+        while True:
+            shuffled = self.rows[torch.randperm(n, generator=self.rng, device=self.rng.device)]
+            for start in range(0, n - size + 1, size):
+                yield shuffled[start : start + size]
+
+
+def _shared(array: Any) -> Tensor:
+    """A tensor that shares the array's memory; a read-only or foreign-endian array is copied."""
+    native = np.asarray(array)
+    if not native.flags.writeable or not native.dtype.isnative:
+        native = native.astype(native.dtype.newbyteorder("="), copy=True)
+    return torch.from_numpy(native)

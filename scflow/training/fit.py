@@ -1,0 +1,193 @@
+"""Fitting: a codec to counts, and a field to the codec's states."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from scflow.codecs import Counts
+from scflow.codecs.statistics import library_sizes
+from scflow.matching import FlowMatching, Preconditioned, noises
+from scflow.training.batches import Cells, Order, States
+from scflow.training.history import Callback, Monitor
+from scflow.training.loop import Plan, Trained, train
+from scflow.training.optim import adamw
+
+__all__ = ["Run", "dropped", "fit_counts", "fit_field"]
+
+_LOOKS = 40
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all training of one call shares.
+
+    Attributes
+    ----------
+    train, validation
+        Row numbers of the cells to learn from and to look at, int64, on the device.
+    batch_size, seed, device, precision, progress, callbacks
+        As `scflow.tl.train` has them, resolved.
+    """
+
+    train: Tensor
+    validation: Tensor
+    batch_size: int
+    seed: int
+    device: torch.device
+    precision: str = "float32"
+    progress: bool = True
+    callbacks: Sequence[Callback] = ()
+
+    def generator(self, stream: int) -> torch.Generator:
+        """One of the run's own streams of random numbers."""
+        seed = int(np.random.SeedSequence([self.seed, stream]).generate_state(1, np.uint64)[0] >> 1)
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision, where it was asked for."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+
+def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
+    """Build a network whose initial weights depend on `rng` alone; the global random state is left as it was."""
+    seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return build()
+
+
+def dropped(condition: Tensor | None, *, rate: float, rng: torch.Generator) -> Tensor | None:
+    """Conditions with "none" in the place of some: all of a cell's at once, and now and then one of several."""
+    if condition is None:
+        return None
+    n, k = condition.shape
+    gone = torch.rand(n, 1, generator=rng, device=rng.device) < rate
+    if k > 1:
+        gone = gone | (torch.rand(n, k, generator=rng, device=rng.device) < rate / 2)
+    return torch.where(gone, torch.nan, condition)
+
+
+def fit_field(
+    network: nn.Module,
+    states: States,
+    condition: Tensor | None,
+    noise: noises.Noise,
+    objective: FlowMatching,
+    run: Run,
+    *,
+    steps: int,
+    lr: float,
+    condition_dropout: float = 0.1,
+) -> tuple[Preconditioned, Trained]:
+    """Train a field on states, and keep the weight average that is best on the validation cells."""
+    rng = run.generator(1)
+    sample = states.states(run.train[: min(len(run.train), 4096)], rng=run.generator(2))
+    dim = sample.shape[1]
+    field = Preconditioned(network, objective.path, sample.std(0, correction=0), noise.sd(dim)).to(run.device)
+
+    def loss(rows: Tensor) -> Tensor:
+        x0 = states.states(rows, rng=rng)
+        x1 = noise.sample(len(rows), dim, rng=rng)
+        c = None if condition is None else dropped(condition[rows], rate=condition_dropout, rng=rng)
+        return objective.loss(field, x0, x1, c, rng=rng)
+
+    validate = _fixed_validation(field, states, condition, noise, objective, run)
+    plan = Plan(steps, every=max(1, min(500, steps // _LOOKS)), patience=_LOOKS // 4)
+    monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks)
+    batches = Order(run.train, run.batch_size, run.generator(3))
+    optimizer = adamw(field, lr=lr)
+    return field, train(field, loss, batches, validate, optimizer, plan, monitor, run.autocast)
+
+
+def _fixed_validation(
+    field: nn.Module,
+    states: States,
+    condition: Tensor | None,
+    noise: noises.Noise,
+    objective: FlowMatching,
+    run: Run,
+    *,
+    pairs: int = 2048,
+) -> Callable[[], float]:
+    """The loss of the validation cells at times and noises that stay the same, so that looks can be compared."""
+    rng = run.generator(4)
+    times = max(1, pairs // len(run.validation))
+    rows = run.validation[:pairs].repeat(times)
+    x0 = states.states(rows, rng=rng)
+    x1 = noise.sample(len(rows), x0.shape[1], rng=rng)
+    t = objective.time.sample(len(rows), rng=rng)
+    c = None if condition is None else condition[rows]
+
+    def validate() -> float:
+        parts = zip(x0.split(512), x1.split(512), t.split(512), strict=True)
+        conditions: Sequence[Tensor | None] = [None] * len(x0) if c is None else c.split(512)
+        losses = [
+            objective.losses(field, a, b, times, k) for (a, b, times), k in zip(parts, conditions, strict=False)
+        ]
+        return float(torch.cat(losses).mean())
+
+    return validate
+
+
+def fit_counts(
+    counts: sparse.csr_matrix,
+    cells: Cells,
+    condition: Tensor | None,
+    cardinalities: Sequence[int],
+    run: Run,
+    *,
+    latent: int,
+    steps: int,
+    lr: float = 1e-3,
+) -> tuple[Counts, Trained]:
+    """Train the autoencoder of counts; it stops on the likelihood of the validation cells."""
+    rng = run.generator(5)
+    totals = np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1]) + 0.5
+    codec = seeded(
+        lambda: Counts.start(
+            totals / totals.sum(), library_sizes(counts), latent=latent, cardinalities=tuple(cardinalities)
+        ),
+        rng,
+    ).to(run.device)
+    assert isinstance(codec, Counts)
+    n = len(run.train)
+
+    def loss(rows: Tensor) -> Tensor:
+        c = None if condition is None else condition[rows]
+        nll, kl = codec.losses(cells.dense(rows), c, rng=rng)
+        return (nll + codec.kl * kl).mean() + codec.penalty() / n
+
+    def validate() -> float:
+        fixed, total = run.generator(6), 0.0
+        for rows in run.validation[:2048].split(256):
+            c = None if condition is None else condition[rows]
+            nll, kl = codec.losses(cells.dense(rows), c, rng=fixed)
+            total += float((nll + kl).sum())
+        return total / min(len(run.validation), 2048)
+
+    plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, decay=0.99)
+    monitor = Monitor(steps, title="codec", progress=run.progress)
+    batches = Order(run.train, min(run.batch_size, 128), run.generator(7))
+    optimizer = adamw(codec, lr=lr, weight_decay=1e-4, fast=codec.fast_parameters())
+    trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast)
+    _standardize(codec, cells, condition)
+    return codec, trained
+
+
+@torch.no_grad()
+def _standardize(codec: Counts, cells: Cells, condition: Tensor | None, *, most: int = 20_000) -> None:
+    """The scale of the code over (at most 20,000 evenly spaced) cells."""
+    device = cells.start.device
+    rows = torch.linspace(0, len(cells) - 1, min(len(cells), most), device=device).long()
+    parts = [codec.posterior_of(cells.dense(r), None if condition is None else condition[r]) for r in rows.split(1024)]
+    codec.standardize(torch.cat([mean for mean, _ in parts]), torch.cat([sd for _, sd in parts]))

@@ -1,0 +1,84 @@
+"""The optimiser, its schedule and the average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WeightAverage", "adamw", "schedule", "warmup_steps"]
+
+
+def adamw(
+    module: nn.Module, *, lr: float, weight_decay: float = 0.01, fast: Iterable[nn.Parameter] = (), faster: float = 5.0
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) whose decay spares biases, norms and embeddings.
+
+    The parameters in `fast` have `faster` times the rate, and no decay.
+    """
+    quick = list(fast)
+    known = {id(p) for p in quick}
+    embedded = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    decayed, spared = [], []
+    for p in module.parameters():
+        if p.requires_grad and id(p) not in known:
+            (decayed if p.ndim > 1 and id(p) not in embedded else spared).append(p)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay, "lr": lr},
+        {"params": spared, "weight_decay": 0.0, "lr": lr},
+        {"params": quick, "weight_decay": 0.0, "lr": lr * faster},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, fused=True)
+
+
+def warmup_steps(steps: int) -> int:
+    """A thousand steps, or 5 % of a short run."""
+    return max(1, min(1000, round(0.05 * steps)))
+
+
+def schedule(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float:
+    """The factor on the learning rate at `step` (from 0): a linear warm-up, then half a cosine down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min((step - warmup) / max(1, steps - warmup), 1.0)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class WeightAverage:
+    """An exponential moving average of the weights with a ramp: ``min(decay, (1 + n) / (10 + n))`` after n steps.
+
+    Without the ramp the random start would still be in the average at the end of a short run. Kept in float32.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], *, decay: float = 0.9999) -> None:
+        self.decay, self.step = decay, 0
+        self.source = [p.detach() for p in parameters]
+        self.average = [p.detach().clone().float() for p in parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the weights as they are now."""
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [p.float() for p in self.source], 1 - decay)
+        self.step += 1
+
+    def copy(self) -> list[Tensor]:
+        """The average as it is now."""
+        return [p.clone() for p in self.average]
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange weights and average: call it again to undo."""
+        for p, a in zip(self.source, self.average, strict=True):
+            held = p.clone()
+            p.copy_(a)
+            a.copy_(held)
+
+
+@torch.no_grad()
+def load(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Set weights."""
+    for p, value in zip(parameters, values, strict=True):
+        p.copy_(value)
