@@ -6,7 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ STEPS = ["--steps", "20", "--no-progress"]
 @pytest.fixture(scope="module")
 def cells() -> AnnData:
     return scflow.datasets.simulate(240, 30, 2, library_size=200, seed=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_calibration() -> Iterator[None]:
+    """Fewer cells to calibrate on: these tests are not about quality."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scflow.flow._learning._DRAWN", 200)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -142,26 +150,35 @@ def test_an_option_with_several_values_may_be_given_again() -> None:
 
 
 def test_train_says_what_it_saved_and_saves_what_the_function_returns(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    made: list[tuple[scflow.Flow, dict[str, Any]]] = []
+    verb = scflow.tl.train
+
+    def recorded(adata: AnnData, **given: Any) -> scflow.Flow:
+        made.append((verb(adata, **given), given))
+        return made[-1][0]
+
+    monkeypatch.setattr(scflow.tl, "train", recorded)
     out = folder / "again.safetensors"
-    argv = ["train", str(folder / "train.h5ad"), "--condition", "cell_type", "--seed", "5", "--out", str(out), *STEPS]
-    assert main(argv) == 0
-    assert f"saved {out}: the flow" in capsys.readouterr().out
-    direct = scflow.tl.train(
-        anndata.read_h5ad(folder / "train.h5ad"), condition="cell_type", steps=20, seed=5, progress=False
-    )
-    loaded = scflow.Flow.load(out)
-    assert same_cells(scflow.tl.generate(loaded, 20, progress=False), scflow.tl.generate(direct, 20, progress=False))
+    argv = ["train", str(folder / "train.h5ad"), "--condition", "cell_type", "--seed", "5", "--lr", "3e-4"]
+    assert main([*argv, "--out", str(out), *STEPS]) == 0
+    ((flow, given),) = made
+    expected = {"condition": ["cell_type"], "seed": 5, "lr": 3e-4, "steps": 20, "progress": False}
+    assert {name: given[name] for name in expected} == expected
+    assert capsys.readouterr().out.startswith(f"saved {out}: {flow!r}")
+    drawn = [scflow.tl.generate(one, 20, progress=False) for one in (flow, scflow.Flow.load(out))]
+    assert same_cells(*drawn)
 
 
-def test_train_leaves_the_flow_in_an_h5ad_that_generate_reads(folder: Path, cells: AnnData) -> None:
+def test_train_leaves_the_flow_in_an_h5ad_that_generate_reads(folder: Path) -> None:
     out, new = folder / "with_flow.h5ad", folder / "from_h5ad.h5ad"
     argv = ["train", str(folder / "train.h5ad"), "--condition", "cell_type", "--out", str(out), *STEPS]
     assert main(argv) == 0
-    assert main(["generate", str(out), "--n-obs", "60", "--out", str(new), "--no-progress"]) == 0
-    assert anndata.read_h5ad(out).n_obs == 120
-    assert same_cells(anndata.read_h5ad(new), anndata.read_h5ad(folder / "new.h5ad"))
+    assert main(["generate", str(out), "--n-obs", "20", "--out", str(new), "--no-progress"]) == 0
+    carrier = anndata.read_h5ad(out)
+    assert carrier.n_obs == 120
+    assert same_cells(anndata.read_h5ad(new), scflow.tl.generate(carrier, 20, progress=False))
 
 
 def test_generate_writes_what_the_function_returns(folder: Path) -> None:
@@ -204,6 +221,33 @@ def test_a_warning_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     assert main([str(word) for word in [*argv, "--out", folder / "half.csv"]]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith("scflow: warning: No reference was given") for line in lines) == 1
+
+
+def test_demo_tells_the_story_and_writes_everything_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import scflow.pl
+
+    score = scflow.tl.score
+    # Quick figures, and no UMAP, which takes long to compile; by its full name, `scflow.pl.umap` is the function.
+    monkeypatch.setattr(scflow.tl, "score", lambda *cells, **given: score(*cells, **given, metrics=["mmd"]))
+    flat = lambda real, generated, seed: (real[:, :2].toarray(), generated[:, :2].toarray())  # noqa: E731
+    monkeypatch.setattr(sys.modules["scflow.pl.umap"], "_embedded", flat)
+    out = tmp_path / "new" / "demo"
+    counts = []
+    for _ in range(2):
+        assert main(["demo", "--out", str(out), "--steps", "5", "--seed", "1"]) == 0
+        counts.append(anndata.read_h5ad(out / "generated.h5ad"))
+    assert same_cells(*counts)
+    assert counts[0].shape == (350, 765)
+    tables = {"scores.csv", "scores.md"}
+    pictures = {"umap.png", "genes.png", "score.png", "history.png"}
+    assert {path.name for path in out.iterdir()} == {"generated.h5ad", "flow.safetensors"} | tables | pictures
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    table = pd.read_csv(out / "scores.csv")
+    printed = capsys.readouterr().out
+    assert table_of(table) in printed
+    assert all(f"  {path.name} " in printed for path in out.iterdir())
 
 
 # ---- what goes wrong
@@ -289,7 +333,7 @@ def test_overwrite_replaces(folder: Path) -> None:
         (["--condition", "cel_type=type_0"], "Did you mean 'cell_type'?"),
         (["--condition", "type_0"], "expected COLUMN=VALUE, such as 'cell_type=B'"),
         (["--condition", "cell_type=type_0", "cell_type=type_1"], "names 'cell_type' twice"),
-        (["--solver", "hoin"], "Did you mean 'heun'?"),
+        (["--solver", "huen"], "Did you mean 'heun'?"),
     ],
     ids=["category", "column", "no pair", "twice", "solver"],
 )
@@ -352,16 +396,16 @@ def test_the_process_returns_the_status() -> None:
 
 
 def test_tables_are_aligned_markdown_with_one_part_a_condition() -> None:
-    rows = [["all", "mmd", 0.012345, 0.0, 0.5, 0.012345, np.nan, 0.01, 0.02]]
+    rows = [["all", "mmd", 0.012345, 0.0, 0.5, 0.012345, np.nan, 0.005, 0.02]]
     rows += [["B", "wasserstein", 11.256, 10.0, 9.0, 1.256, 1.1256, 11.0, 12.0]]
     columns = ["condition", "metric", "value", "floor", "trivial", "distance", "ratio", "low", "high"]
     text = tables_of(pd.DataFrame(rows, columns=columns))
     assert text.splitlines() == [
         "All cells",
         "",
-        "| metric |  value |    95 % interval |  floor | trivial | ratio |",
-        "| ------ | -----: | ---------------: | -----: | ------: | ----: |",
-        "| mmd    | 0.0123 | 0.0100 to 0.0200 | 0.0000 |  0.5000 |       |",
+        "| metric | value |   95 % interval | floor | trivial | ratio |",
+        "| ------ | ----: | --------------: | ----: | ------: | ----: |",
+        "| mmd    | 0.012 | 0.0050 to 0.020 | 0.000 |   0.500 |       |",
         "",
         "B",
         "",

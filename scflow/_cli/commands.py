@@ -36,7 +36,7 @@ def train(options: argparse.Namespace) -> None:
         _say_saved(target, f"{adata.n_obs:,} cells with the flow in .uns[{options.key_added!r}]")
     else:
         flow.save(target, overwrite=options.overwrite)
-        _say_saved(target, f"the flow, after {int(flow.history['step'].max()):,} steps on {adata.n_obs:,} cells")
+        _say_saved(target, repr(flow))
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -49,7 +49,8 @@ def generate(options: argparse.Namespace) -> None:
 
     new = verb(_flow(source), n_obs, **given)
     write_cells(new, target)
-    _say_saved(target, f"{new.n_obs:,} cells of {new.n_vars:,} genes")
+    what = f"{new.n_vars:,} genes" if new.n_vars else f"{new.obsm['X_scflow'].shape[1]:,} coordinates, without counts"
+    _say_saved(target, f"{new.n_obs:,} cells of {what}")
 
 
 def score(options: argparse.Namespace) -> None:

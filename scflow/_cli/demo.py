@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,27 +25,38 @@ def demo(options: argparse.Namespace) -> None:
     folder = check_folder(options.out)
     from scflow import datasets, pp, tl
 
-    start = time.perf_counter()
+    say = _Teller()
     adata = datasets.pbmc68k()
     train, held_out = pp.split(adata, stratify="cell_type", test_size=0.5, seed=options.seed)
     types = adata.obs["cell_type"].cat.categories
-    print(
+    say(
         f"1. data: {adata.n_obs} real blood cells of {len(types)} types, {adata.n_vars} genes, raw counts; "
         f"{train.n_obs} to learn from, {held_out.n_obs} held out"
     )
-    print("2. train")
+    say("2. train")
     flow = tl.train(train, condition="cell_type", steps=options.steps, seed=options.seed)
-    print(f"3. generate {held_out.n_obs} cells, types as in the data")
+    say(f"3. generate {held_out.n_obs} cells, types as in the data")
     new = tl.generate(flow, held_out.n_obs, seed=options.seed)
-    print("4. score against the held-out cells")
+    say("4. score against the held-out cells")
     scores = tl.score(held_out, new, reference=train, seed=options.seed)
-    print("5. plot, and save everything")
+    say("5. plot, and save everything")
     flow.save(folder / "flow.safetensors", overwrite=True)
     write_cells(new, folder / "generated.h5ad")
     write_whole(folder / "scores.csv", lambda path: scores.to_csv(path, index=False))
     write_whole(folder / "scores.md", lambda path: path.write_text(tables_of(scores) + "\n", encoding="utf-8"))
     _plot(folder, held_out, new, flow, scores)
-    _report(folder, scores, time.perf_counter() - start)
+    say("done")
+    _report(folder, scores)
+
+
+class _Teller:
+    """Prints a line with the time since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __call__(self, text: str) -> None:
+        print(f"[{time.perf_counter() - self._start:3.0f} s] {text}", flush=True)
 
 
 def _plot(folder: Path, held_out: AnnData, new: AnnData, flow: Flow, scores: pd.DataFrame) -> None:
@@ -56,26 +68,26 @@ def _plot(folder: Path, held_out: AnnData, new: AnnData, flow: Flow, scores: pd.
 
     from scflow import pl
 
-    pictures = {
-        "umap": lambda: pl.umap(held_out, new, color="cell_type")[0],
-        "genes": lambda: pl.genes(held_out, new)[0],
+    pictures: dict[str, Callable[[], object]] = {
+        "umap": lambda: pl.umap(held_out, new, color="cell_type"),
+        "genes": lambda: pl.genes(held_out, new),
         "score": lambda: pl.score(scores),
         "history": lambda: pl.history(flow),
     }
     for name, draw in pictures.items():
-        figure = draw().figure
-        figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
-        plt.close(figure)
+        draw()
+        plt.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
+        plt.close()
 
 
-def _report(folder: Path, scores: pd.DataFrame, seconds: float) -> None:
+def _report(folder: Path, scores: pd.DataFrame) -> None:
     print()
     print(table_of(scores))
     print()
     print("value: generated against held-out cells; floor: other real cells against the same, which is what a perfect")
     print("generator scores; trivial: independent Poisson counts for each type, which has to be beaten.")
     print()
-    print(f"{folder}, after {seconds:.0f} s:")
+    print(f"in {folder}:")
     meaning = {
         "generated.h5ad": "the new cells, counts in .layers['counts']",
         "flow.safetensors": "the flow: scflow.Flow.load",

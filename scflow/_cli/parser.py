@@ -122,8 +122,8 @@ def _train(commands: Any) -> None:
     add("--precision", "of the network's arithmetic", default="auto", metavar="NAME")
     _device(add)
     _seed(add)
-    add("--checkpoint", "where to keep the state of the run", metavar="FILE", shown="nowhere")
-    add("--resume", "go on from --checkpoint", action="store_true", shown="start anew")
+    add("--checkpoint", "where to keep the state of the run; not available yet", metavar="FILE", shown="nowhere")
+    add("--resume", "go on from the checkpoint; not available yet", action="store_true", shown="start anew")
     _progress(add)
     add("--key-added", "the slot in .uns of an .h5ad output", default="scflow", metavar="NAME")
 

@@ -52,10 +52,13 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _number(value: float) -> str:
-    """Four decimals below 1, fewer above."""
+    """Three decimals, more where they would say nothing and fewer where they say too much."""
     if not math.isfinite(value):
         return ""
-    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+    size = abs(value)
+    text = f"{value:.{4 if 0 < size < 0.01 else 3 if size < 1 else 2}f}"
+    # Rounded to nothing, a number has lost its sign.
+    return text if float(text) else text.removeprefix("-")
 
 
 def _interval(low: float, high: float) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Codec", "LibrarySize", "design", "design_width"]
+__all__ = ["Codec", "LibrarySize", "branch", "design", "design_width"]
 
 Settings = dict[str, Any]
 
@@ -18,9 +18,9 @@ Settings = dict[str, Any]
 class Codec(nn.Module, ABC):
     """Counts to states and back.
 
-    States are close to standardised, so that unit noise fits them. Encoding draws anew each time where a codec is random.
-    Some codecs summarise a cell once (`summarize`) and draw its state from the summary in every batch (`draw`); the
-    others leave `summarizes` false and are asked to `encode` each batch of counts.
+    States are close to standardised, so that unit noise fits them. Encoding draws anew each time where a codec is
+    random. Some codecs summarise a cell once (`summarize`) and draw its state from the summary in every batch (`draw`);
+    the others leave `summarizes` false and are asked to `encode` each batch of counts.
 
     Attributes
     ----------
@@ -64,12 +64,13 @@ class LibrarySize(nn.Module):
 
     Parameters
     ----------
-    mean, sd
+    mean, sd, largest
         Of the log of the training cells' total counts.
     """
 
     mean: Tensor
     sd: Tensor
+    largest: Tensor
 
     def __init__(self, mean: float = 0.0, sd: float = 1.0, largest: float = 1.0) -> None:
         super().__init__()
@@ -90,7 +91,17 @@ class LibrarySize(nn.Module):
     def decode(self, coordinate: Tensor) -> Tensor:
         """The coordinate ``[n, 1]`` to total counts ``[n, 1]``, at most twice the largest seen in training."""
         log = coordinate * self.sd + self.mean
-        return log.clamp(0.0, float(self.largest) + 0.69).exp()
+        return torch.minimum(log.clamp_min(0.0), self.largest + 0.69).exp()
+
+
+def branch(rng: torch.Generator) -> torch.Generator:
+    """A generator of its own, seeded from `rng`.
+
+    How many random numbers a gamma or Poisson draw uses up depends on its parameters. Where one follows on another, a
+    cell's second draw would depend on the cells that come after it.
+    """
+    seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
+    return torch.Generator(rng.device).manual_seed(seed)
 
 
 def design(condition: Tensor | None, cardinalities: Sequence[int], n: int, device: torch.device) -> Tensor:

@@ -20,8 +20,8 @@ class Calibration(nn.Module):
     """Per gene, and per group of cells, a drawn value goes to the training cells' quantile of the same rank.
 
     The rank is that of the model's own distribution, uniform within the step that a value stands on. Dependence between
-    genes comes from the flow, marginals and zeros from the data. First all cells are carried by one map. Then each group
-    (a combination of categorical conditions) has a second map for what is left, which a value takes with the
+    genes comes from the flow, marginals and zeros from the data. First all cells are carried by one map. Then each
+    group (a combination of categorical conditions) has a second map for what is left, which a value takes with the
     probability ``n / (n + shrinkage)``, for a group of n training cells: where cells are few, the whole decides.
 
     Attributes
@@ -112,7 +112,8 @@ class Calibration(nn.Module):
         for start in range(0, drawn.shape[0], cells):
             values = torch.from_numpy(drawn[start : start + cells].toarray())
             chunks.append(sparse.csr_matrix(self(values, None, rng=rng).numpy().astype(np.int32)))
-        return sparse.vstack(chunks, format="csr")
+        carried: sparse.csr_matrix = sparse.vstack(chunks, format="csr")
+        return carried
 
 
 def group_codes(condition: Tensor | None, cardinalities: Sequence[int], n: int) -> Tensor:

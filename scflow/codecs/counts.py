@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from scflow.codecs.base import Codec, LibrarySize, Settings, design, design_width
+from scflow.codecs.base import Codec, LibrarySize, Settings, branch, design, design_width
 
 __all__ = ["Counts", "negative_binomial_nll"]
 
@@ -23,6 +22,10 @@ class Counts(Codec):
     dispersion by gene and condition that starts near Poisson. The flow's state is a posterior draw of z, standardised,
     and l. (Lopez et al. 2018 have the likelihood; Svensson et al. 2020 the linear decoder.)
 
+    In training the molecules of a cell are split in two at random, anew each time: the code of one part has to predict
+    the other. Noise of the counts is not shared by the parts, so the code cannot carry it, and generated cells do not
+    repeat the training cells' noise (count splitting: Batson et al. 2019; Neufeld et al. 2024).
+
     Parameters
     ----------
     n_genes, latent, hidden
@@ -31,8 +34,8 @@ class Counts(Codec):
         Number of categories of each condition, 0 for a continuous one.
     kl
         Weight of the divergence of the posterior from a standard normal.
-    dropout
-        Share of the encoder's inputs that is dropped in training.
+    thinning
+        Share of a cell's molecules that the encoder sees in training; the decoder is scored on the others.
     """
 
     name = "counts"
@@ -47,12 +50,12 @@ class Counts(Codec):
         latent: int = 20,
         hidden: int = 128,
         cardinalities: Sequence[int] = (),
-        kl: float = 1.0,
-        dropout: float = 0.1,
+        kl: float = 0.5,
+        thinning: float = 0.5,
     ) -> None:
         super().__init__()
         self.n_genes, self.latent, self.dim, self.hidden = n_genes, latent, latent + 1, hidden
-        self.cardinalities, self.kl, self.dropout = tuple(cardinalities), kl, dropout
+        self.cardinalities, self.kl, self.thinning = tuple(cardinalities), kl, thinning
         width = max(design_width(cardinalities), 1)
         self.first = nn.Linear(n_genes, hidden)
         self.condition = nn.Linear(width, hidden, bias=False)
@@ -87,7 +90,7 @@ class Counts(Codec):
             "hidden": self.hidden,
             "cardinalities": list(self.cardinalities),
             "kl": self.kl,
-            "dropout": self.dropout,
+            "thinning": self.thinning,
         }
 
     def fast_parameters(self) -> list[nn.Parameter]:
@@ -102,7 +105,6 @@ class Counts(Codec):
         """Mean and standard deviation of the latent code, each ``[n, latent]``."""
         size = counts.sum(1, keepdim=True).clamp_min(1.0)
         x = torch.log1p(counts * (3e3 / size))
-        x = functional.dropout(x, self.dropout, self.training)
         h = self.encoder(self.first(x) + self.condition(self._design(condition, counts)))
         mean, log_variance = self.posterior(h).chunk(2, dim=1)
         return mean, (log_variance.clamp(-10.0, 4.0) / 2).exp()
@@ -116,19 +118,23 @@ class Counts(Codec):
         return mean, (self.dispersion + c @ self.dispersions).clamp(-10.0, 5.0).exp()
 
     def losses(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood and divergence of every cell, each ``[n]``, at one posterior draw."""
-        mean, sd = self.posterior_of(counts, condition)
+        """Negative log-likelihood and divergence of every cell, each ``[n]``, at one posterior draw.
+
+        In training the likelihood is that of the molecules which the encoder did not see, scaled up to all of them.
+        """
+        seen = thinned(counts, self.thinning, rng=rng) if self.training else counts
+        rest, share = (counts - seen, 1 - self.thinning) if self.training else (counts, 1.0)
+        mean, sd = self.posterior_of(seen, condition)
         code = mean + sd * torch.randn(mean.shape, generator=rng, device=rng.device)
-        library = self.library.encode(counts.sum(1, keepdim=True))
-        expected, dispersion = self.likelihood(code, library, condition)
+        size = counts.sum(1, keepdim=True)
+        expected, dispersion = self.likelihood(code, self.library.encode(size), condition)
+        expected = expected * (rest.sum(1, keepdim=True) / size.clamp_min(1.0))
         kl = 0.5 * (mean.square() + sd.square() - 1).sum(1) - sd.log().sum(1)
-        return negative_binomial_nll(counts, expected, dispersion), kl
+        return negative_binomial_nll(rest, expected, dispersion) / share, kl
 
     def penalty(self) -> Tensor:
-        """Minus the log of the normal priors that conditions' effects are shrunk by: rare conditions borrow strength."""
-        return 0.5 * (
-            self.effects.square().sum() + self.dispersions.square().sum() + 10.0 * self.depth.square().sum()
-        )
+        """Minus the log of the normal priors that shrink conditions' effects: rare conditions borrow strength."""
+        return 0.5 * (self.effects.square().sum() + self.dispersions.square().sum() + 10.0 * self.depth.square().sum())
 
     @torch.no_grad()
     def standardize(self, means: Tensor, sds: Tensor) -> None:
@@ -144,7 +150,7 @@ class Counts(Codec):
 
     def draw(self, summary: Tensor, *, rng: torch.Generator) -> Tensor:
         """A posterior draw, and the library coordinate."""
-        mean, sd, library = summary.split([self.latent, self.latent, 1], dim=1)
+        mean, sd, library = torch.split(summary, [self.latent, self.latent, 1], dim=1)
         code = torch.addcmul(mean, sd, torch.randn(mean.shape, generator=rng, device=rng.device))
         return torch.cat([code, library], dim=1)
 
@@ -152,9 +158,18 @@ class Counts(Codec):
         """Negative-binomial counts: a gamma draw of the rate, then a Poisson draw."""
         code = state[:, :-1] * self.code_sd + self.code_mean
         mean, dispersion = self.likelihood(code, state[:, -1:], condition)
-        shape = 1.0 / dispersion
+        shape, later = 1.0 / dispersion, branch(rng)
         rate = torch._standard_gamma(shape.expand_as(mean).contiguous(), generator=rng) * dispersion * mean
-        return torch.poisson(rate, generator=rng)
+        return torch.poisson(rate, generator=later)
+
+
+def thinned(counts: Tensor, keep: float, *, rng: torch.Generator) -> Tensor:
+    """Whole counts with each molecule kept with probability `keep`: a binomial draw at each stored count."""
+    place = counts.nonzero(as_tuple=True)
+    stored = counts[place]
+    out = torch.zeros_like(counts)
+    out[place] = torch.binomial(stored, torch.full_like(stored, keep), generator=rng)
+    return out
 
 
 def negative_binomial_nll(counts: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:

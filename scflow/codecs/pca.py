@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -87,7 +89,7 @@ class PCA(Codec):
         return whole(mean, "poisson", self.genes.dispersion, rng=rng)
 
 
-def dense_chunks(counts: sparse.csr_matrix, cells: int = 1024):  # type: ignore[no-untyped-def]
+def dense_chunks(counts: sparse.csr_matrix, cells: int = 1024) -> Iterator[Tensor]:
     """Consecutive rows as dense float32 tensors, a few at a time."""
     for start in range(0, counts.shape[0], cells):
         yield torch.from_numpy(counts[start : start + cells].toarray()).float()

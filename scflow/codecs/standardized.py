@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scflow.codecs.base import Codec, LibrarySize, Settings
+from scflow.codecs.base import Codec, LibrarySize, Settings, branch
 from scflow.codecs.statistics import EPSILON, GeneStatistics
 
 __all__ = ["Standardized"]
@@ -108,6 +108,7 @@ def whole(mean: Tensor, how: str, dispersion: Tensor, *, rng: torch.Generator) -
     if how == "stochastic":
         return (mean + torch.rand(mean.shape, generator=rng, device=rng.device)).floor()
     if how == "negative_binomial":
-        shape = 1.0 / dispersion.clamp_min(1e-4).expand_as(mean)
+        shape, later = 1.0 / dispersion.clamp_min(1e-4).expand_as(mean), branch(rng)
         mean = mean * torch._standard_gamma(shape.contiguous(), generator=rng) / shape
+        return torch.poisson(mean, generator=later)
     return torch.poisson(mean, generator=rng)

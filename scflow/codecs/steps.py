@@ -28,6 +28,7 @@ class Steps(nn.Module):
     value: Tensor
     cumulative: Tensor
     key: Tensor
+    height: Tensor
 
     def __init__(self, start: Tensor, value: Tensor, cumulative: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The trained flow: field, codec, conditions and where they come from. Tensors and arrays in, tensors and arrays out."""
+"""The trained flow: field, codec, conditions, and where they come from. It takes and gives tensors and arrays."""
 
 from scflow.flow._flow import Flow
 from scflow.flow._sampling import Drawn, Sampling

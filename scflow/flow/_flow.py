@@ -84,7 +84,9 @@ class Flow:
         """
         sampling = sampling or Sampling()
         rng = np.random.default_rng([sampling.seed, 1])
-        table = self.conditions.table(request, n, self.seen, rng) if len(self.conditions) or request is not None else None
+        table = (
+            self.conditions.table(request, n, self.seen, rng) if len(self.conditions) or request is not None else None
+        )
         return draw(self, n, table, sampling)
 
     def calibrated(

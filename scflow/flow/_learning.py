@@ -163,9 +163,7 @@ def _flow(
         lambda: nn.MLP(codec.dim, cardinalities=conditions.cardinalities, **recipe.network), run.generator(0)
     )
     lr = recipe.lr or default_lr(codec.dim)
-    velocity, trained = fit_field(
-        network, states, condition, noise, recipe.objective, run, steps=recipe.steps, lr=lr
-    )
+    velocity, trained = fit_field(network, states, condition, noise, recipe.objective, run, steps=recipe.steps, lr=lr)
     return Flow(
         field=velocity.cpu().requires_grad_(False),
         codec=codec.cpu().requires_grad_(False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,10 +48,10 @@ class Sampling:
     """
 
     guidance: float = 1.0
-    solver: solvers.Solver = solvers.Midpoint()
+    solver: solvers.Solver = field(default_factory=solvers.Midpoint)
     steps: int = 12
     batch_size: int = 4096
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     ranks: bool = False
     calibrate: bool = True
@@ -93,14 +93,15 @@ def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Dr
         with torch.no_grad(), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
             for first in range(0, n, per_batch * TILE):
                 x, state, start = _batch(flow, n, first, per_batch, condition, sampling)
-                counts.append(x)
+                if x is not None:
+                    counts.append(x)
                 states.append(state)
                 starts.append(start)
                 bar.update(len(state))
     finally:
         for module in modules:
             module.to("cpu")
-    whole = sparse.vstack(counts, format="csr") if flow.codec.has_counts else None
+    whole: sparse.csr_matrix | None = sparse.vstack(counts, format="csr") if counts else None
     return Drawn(whole, np.concatenate(states), np.concatenate(starts), condition)
 
 
@@ -120,23 +121,28 @@ def _batch(
 
     times = solvers.grid(sampling.steps).to(device)
     state = sampling.solver.integrate(velocity, noise, times)
-    rng = _generator(sampling, numbers[0], 1)
     kept = min(n - first, len(rows))
+    conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
+    tiles_of = zip(numbers, torch.split(state, TILE), conditions, strict=True)
+    x = torch.cat([_decoded(flow, s, k, sampling, tile) for tile, s, k in tiles_of])[:kept].cpu().numpy()
+    start = noise[:kept].cpu().numpy()
     if not flow.codec.has_counts:
-        state = flow.codec.decode(state, c, rng=rng)
-        return None, state[:kept].cpu().numpy(), noise[:kept].cpu().numpy()
-    x = _counts(flow, state, c, sampling, rng)[:kept]
-    return sparse.csr_matrix(x.cpu().numpy().astype(np.int32)), state[:kept].cpu().numpy(), noise[:kept].cpu().numpy()
+        return None, x, start
+    return sparse.csr_matrix(x.astype(np.int32)), state[:kept].cpu().numpy(), start
 
 
-def _counts(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampling, rng: torch.Generator) -> Tensor:
-    """Counts, calibrated where the flow is; or ranks, where they are asked for."""
+def _decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampling, tile: int) -> Tensor:
+    """Counts, calibrated where the flow is; or ranks, where they are asked for; or a user's own coordinates."""
+    rng = _generator(sampling, tile, 1)
     if sampling.ranks:
         return flow.codec.rank(state, condition, rng=rng)
     if flow.calibration is None or not sampling.calibrate:
         return flow.codec.decode(state, condition, rng=rng)
-    groups = group_codes(condition, flow.conditions.cardinalities, len(state))
-    return flow.calibration(flow.codec.rank(state, condition, rng=rng), groups.to(state.device), rng=rng)
+    groups = group_codes(condition, flow.conditions.cardinalities, len(state)).to(state.device)
+    ranks = flow.codec.rank(state, condition, rng=rng)
+    # Numbers of its own: how many the ranks used up depends on the cells that come after these.
+    counts: Tensor = flow.calibration(ranks, groups, rng=_generator(sampling, tile, 2))
+    return counts
 
 
 def _generator(sampling: Sampling, tile: int, stream: int) -> torch.Generator:

@@ -20,8 +20,9 @@ from scflow import codecs, nn
 from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
-from scflow.matching import Preconditioned, noises
+from scflow.matching import Preconditioned, noises, paths
 from scflow.matching.names import PATHS, named
+from scflow.training.history import COLUMNS
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
@@ -49,7 +50,7 @@ def to_content(flow: Flow) -> dict[str, Any]:
         "time": "t=0 is data, t=1 is noise",
         "codec": {"name": flow.codec.name, "settings": flow.codec.settings()},
         "field": {"name": "mlp", "settings": network.settings},
-        "path": named(flow.path, PATHS),
+        "path": _path_config(flow.path),
         "noise": _noise_config(flow.noise),
         "conditions": flow.conditions.to_json(),
         "calibration": None if flow.calibration is None else flow.calibration.settings(),
@@ -79,7 +80,7 @@ def parts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
     codec = _CODECS[config["codec"]["name"]](**config["codec"]["settings"])
-    codec.load_state_dict(_chosen("codec", tensors), strict=False)
+    codec.load_state_dict(_chosen("codec", tensors))
     if isinstance(codec, codecs.Quantile):
         codec.steps = _reindexed(codec.steps)
     path = PATHS[config["path"]["name"]]()
@@ -93,7 +94,7 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
         calibration = Calibration.empty(**config["calibration"])
         calibration.load_state_dict(_chosen("calibration", tensors))
         calibration.model, calibration.data = _reindexed(calibration.model), _reindexed(calibration.data)
-    history = {name.removeprefix("history."): a for name, a in tensors.items() if name.startswith("history.")}
+    history = {column: tensors[f"history.{column}"] for column in COLUMNS if f"history.{column}" in tensors}
     return {
         "field": field.eval(),
         "codec": codec.eval(),
@@ -121,6 +122,13 @@ def _parsed(text: str) -> dict[str, Any]:
             f"{FORMAT}. Upgrade: pip install -U scflow-tools"
         )
     return dict(config)
+
+
+def _path_config(path: paths.Path) -> dict[str, Any]:
+    config = named(path, PATHS)
+    if config["name"] not in PATHS:
+        raise InputError(f"A flow whose path is a {config['name']} of your own cannot be saved.")
+    return config
 
 
 def _noise_config(noise: noises.Noise) -> dict[str, Any]:

@@ -24,7 +24,7 @@ SOLVERS: dict[str, type[solvers.Solver]] = {
 }
 
 
-def chosen(choice: object, table: Mapping[str, type[T]], base: type[T], parameter: str) -> T:
+def chosen(choice: object, table: Mapping[str, type[T]], base: type[Any], parameter: str) -> T:
     """The object that a name stands for, or the object itself where it is one of the family.
 
     Raises
@@ -33,7 +33,8 @@ def chosen(choice: object, table: Mapping[str, type[T]], base: type[T], paramete
         For anything else; the message lists the names there are.
     """
     if isinstance(choice, base):
-        return choice
+        noun: T = choice
+        return noun
     if isinstance(choice, str) and choice in table:
         return table[choice]()
     raise InputError(

@@ -42,8 +42,8 @@ class Gaussian(Noise):
 class Dropout(Noise):
     """Normal noise with zeros where the data have them: coordinate g is masked with the data's own rate of zeros.
 
-    A masked noise has atoms, and a deterministic flow cannot spread an atom: without jitter many cells would land on one
-    point. The jitter is a second, small normal, added to every coordinate. There is no density to speak of.
+    A masked noise has atoms, and a deterministic flow cannot spread an atom: without jitter many cells would land on
+    one point. The jitter is a second, small normal, added to every coordinate. There is no density to speak of.
 
     Parameters
     ----------

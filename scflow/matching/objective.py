@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,12 +19,14 @@ Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 class FlowMatching:
     """Conditional flow matching: regress the field on the path's velocity (Lipman et al. 2023, equation 9)."""
 
-    path: paths.Path = paths.Linear()
-    time: times.Time = times.Stratified()
-    weight: weights.Weight = weights.Uniform()
-    coupling: couplings.Coupling = couplings.Independent()
+    path: paths.Path = field(default_factory=paths.Linear)
+    time: times.Time = field(default_factory=times.Stratified)
+    weight: weights.Weight = field(default_factory=weights.Uniform)
+    coupling: couplings.Coupling = field(default_factory=couplings.Independent)
 
-    def loss(self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
+    def loss(
+        self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
+    ) -> Tensor:
         """The mean loss of a batch: cells `x0` and noise `x1` ``[n, ...]``, `condition` ``[n, k]`` or ``None``."""
         order = self.coupling.pair(x0, x1, None, rng=rng)
         x1 = x1 if order is None else x1[order]

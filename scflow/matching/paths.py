@@ -1,7 +1,8 @@
 r"""Paths from data to noise.
 
 Time runs from the data at :math:`t = 0` to the noise at :math:`t = 1`, here and everywhere in scflow; generating
-integrates from 1 down to 0. Several libraries run the other way: every weight and time law changes sign between the two.
+integrates from 1 down to 0. Several libraries run the other way: every weight and time law changes sign between the
+two.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ __all__ = ["Preconditioned"]
 class Preconditioned(nn.Module):
     r"""A field around a network: :math:`v = c(t) x + o(t)\, f(x / s(t), t)`.
 
-    For data and noise of standard deviations :math:`s_0, s_1` (independent, centred) the state has the standard deviation
+    For data and noise of standard deviations :math:`s_0, s_1` (independent, centred) the state has the variance
     :math:`s^2 = \alpha^2 s_0^2 + \sigma^2 s_1^2`; the best linear velocity is
     :math:`c = (\alpha \alpha' s_0^2 + \sigma \sigma' s_1^2) / s^2`; and what it leaves has the standard deviation
     :math:`o = |\alpha \sigma' - \alpha' \sigma| s_0 s_1 / s`. A network narrower than its input cannot pass its input

@@ -4,4 +4,4 @@ from scflow.nn.blocks import AdaLN, ResidualBlock
 from scflow.nn.embeddings import ConditionEmbedding, TimeEmbedding, sinusoids
 from scflow.nn.mlp import MLP
 
-__all__ = ["AdaLN", "MLP", "ConditionEmbedding", "ResidualBlock", "TimeEmbedding", "sinusoids"]
+__all__ = ["MLP", "AdaLN", "ConditionEmbedding", "ResidualBlock", "TimeEmbedding", "sinusoids"]

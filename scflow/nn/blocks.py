@@ -33,9 +33,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, context: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = AdaLN(width, context)
-        self.layers = nn.Sequential(
-            nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
-        )
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """``[n, width]`` and ``[n, context]`` to ``[n, width]``."""

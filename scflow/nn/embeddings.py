@@ -51,9 +51,7 @@ class ConditionEmbedding(nn.Module):
         super().__init__()
         self.cardinalities = tuple(cardinalities)
         self.columns = nn.ModuleList(
-            nn.Embedding(k + 1, width)
-            if k
-            else nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
+            nn.Embedding(k + 1, width) if k else nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
             for k in self.cardinalities
         )
 

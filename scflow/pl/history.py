@@ -48,11 +48,11 @@ def history(flow: Flow | pd.DataFrame | AnnData, *, key: str = "scflow", ax: Axe
     step, loss = _numbers(table, "step"), _numbers(table, "loss")
     validation = _numbers(table, "validation_loss") if "validation_loss" in table else np.full(len(loss), np.nan)
     (axes,) = axes_of(ax, 1, 6.0, 3.6)
-    axes.plot(step, loss, color=REAL, lw=0.8, alpha=0.5, label="loss")
     width = max(1, len(loss) // 50)
+    smooth = pd.Series(loss).rolling(width, center=True, min_periods=1).mean()
     if width > 1:
-        smooth = pd.Series(loss).rolling(width, center=True, min_periods=1).mean()
-        axes.plot(step, smooth, color=_LOSS, lw=1.5, label=f"loss, mean of {width} rows")
+        axes.plot(step, loss, color=REAL, lw=0.8, alpha=0.5)
+    axes.plot(step, smooth, color=_LOSS, lw=1.5, label="loss" if width == 1 else f"loss, mean of {width} rows")
     seen = np.isfinite(validation)
     if seen.any():
         _validation(axes, step[seen], validation[seen])

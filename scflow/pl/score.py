@@ -59,7 +59,7 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
     scale = (rows["trivial"] - rows["floor"]).abs().to_numpy(dtype=np.float64)
     scale[~(scale > 0)] = np.nan
     placed = rows[["value", "low", "high", "trivial"]].sub(rows["floor"], axis=0).div(scale, axis=0)
-    (axes,) = axes_of(ax, 1, 8.4, 1.5 + 0.32 * len(rows))
+    (axes,) = axes_of(ax, 1, 8.8, 1.5 + 0.32 * len(rows))
     limits = (-1.3 if (placed["trivial"] < 0).any() else -0.35, 1.35)
     _draw(axes, placed, limits)
     _annotate(axes, rows, limits)
@@ -100,18 +100,11 @@ def _draw(ax: Axes, placed: pd.DataFrame, limits: tuple[float, float]) -> None:
     inside = (value >= limits[0]) & (value <= limits[1])
     ax.plot(value[inside], rows[inside], ls="", marker="o", ms=7, color=GENERATED, zorder=4)
     for beyond, end, marker in ((value < limits[0], limits[0], "<"), (value > limits[1], limits[1], ">")):
-        ax.plot(
-            np.full(beyond.sum(), end),
-            rows[beyond],
-            ls="",
-            marker=marker,
-            ms=8,
-            color=GENERATED,
-            clip_on=False,
-            zorder=4,
-        )
+        style: dict[str, Any] = {"ls": "", "marker": marker, "ms": 8, "color": GENERATED, "clip_on": False, "zorder": 4}
+        if beyond.any():  # An empty unclipped line lies in the corner of the figure, and widens what is saved.
+            ax.plot(np.full(beyond.sum(), end), rows[beyond], **style)
     # The numbers stand inside of the axes, so that they fit whatever figure these are in.
-    ax.set_xlim(limits[0], limits[1] + 0.86 * (limits[1] - limits[0]))
+    ax.set_xlim(limits[0], limits[1] + 0.96 * (limits[1] - limits[0]))
     ax.set_ylim(len(placed) - 0.5, -1.4)
     ax.spines["bottom"].set_bounds(*limits)
 
@@ -125,7 +118,7 @@ def _annotate(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None
     ax.set_xticks(ticks, [names[tick] for tick in ticks], fontsize="small")
     ax.spines[["top", "right", "left"]].set_visible(False)
     start, width = limits[1], limits[1] - limits[0]
-    columns = (("┃ floor", 0.19, _FLOOR), ("● generated [95 %]", 0.66, GENERATED), ("◇ trivial", 0.85, _TRIVIAL))
+    columns = (("┃ floor", 0.2, _FLOOR), ("● generated [95 %]", 0.75, GENERATED), ("◇ trivial", 0.95, _TRIVIAL))
     figures = rows[["floor", "value", "low", "high", "trivial"]].to_numpy(dtype=np.float64)
     texts = [tuple(heading for heading, _, _ in columns)] + [
         (_number(floor), f"{_number(value)} [{_number(low)}, {_number(high)}]", _number(trivial))
@@ -149,4 +142,5 @@ def _number(value: float) -> str:
     text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.4f}"
     if abs(value) >= 100:
         text = f"{value:.1f}"
-    return text.replace("-", "−")
+    # Rounded to nothing, a number has lost its sign.
+    return text.replace("-", "−") if float(text) else text.removeprefix("-")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,8 +107,21 @@ def _embedded(real: sparse.csr_matrix, generated: sparse.csr_matrix, seed: int) 
     # One thread: with several, the same seed gives another picture every time. Few cells have no spectral layout.
     start = "spectral" if n > 20 else "random"
     model = UMAP(n_neighbors=min(15, n - 1), min_dist=0.3, init=start, random_state=seed, n_jobs=1)
-    placed = model.fit_transform(space.components(real))
-    return placed, model.transform(space.components(generated))
+    with _same_threads():
+        placed = model.fit_transform(space.components(real))
+        return placed, model.transform(space.components(generated))
+
+
+@contextmanager
+def _same_threads() -> Iterator[None]:
+    """Leave torch with the threads it had: numba, which UMAP runs on, shares its OpenMP and asks for every core."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _categories(

@@ -18,7 +18,8 @@ def whole(value: Any, name: str, *, least: int = 1) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name}={value!r} is not a whole number. Give one, such as {name}={max(least, 100)}.") from None
+        such = f"{name}={max(least, 100)}"
+        raise InputError(f"{name}={value!r} is not a whole number. Give one, such as {such}.") from None
     if isinstance(value, bool) or number < least:
         raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
     return number

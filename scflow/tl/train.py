@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,8 @@ def train(
     -------
     Flow
         The trained flow. It is also left in `.uns["scflow"]`, and the genes' statistics, where they were not there, in
-        `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`.
+        `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`. With a path or noise of
+        your own it is returned only, and a warning says so: it has no name to be kept by.
 
     Raises
     ------
@@ -122,8 +124,9 @@ def train(
     --------
     >>> import scflow
     >>> adata = scflow.datasets.simulate(n_cells=200, n_genes=50, seed=0)
-    >>> scflow.tl.train(adata, condition="cell_type", steps=20, progress=False)
-    Flow(space='counts', 50 genes, cell_type; 200 cells, 20 steps, 637,226 weights)
+    >>> flow = scflow.tl.train(adata, condition="cell_type", steps=20, progress=False)
+    >>> flow.codec.name, flow.conditions.names
+    ('counts', ('cell_type',))
     """
     _anndata.checked(adata)
     _reserved(checkpoint, resume, field)
@@ -158,8 +161,18 @@ def train(
         callbacks=tuple(callbacks),
     )
     flow = _learn(adata, data, frame, layer, use_rep, recipe, run, key_added)
-    _anndata.write_flow(adata, flow.to_content(), key_added)
+    _leave(adata, flow, key_added)
     return flow
+
+
+def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
+    """Keep the flow in `adata`, unless a noise or path of the user's own has no name to be kept by."""
+    try:
+        content = flow.to_content()
+    except InputError as error:
+        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=3)
+        return
+    _anndata.write_flow(adata, content, key_added)
 
 
 def _learn(
@@ -178,7 +191,8 @@ def _learn(
     provenance: dict[str, Any] = {"n_cells": adata.n_obs, "seed": run.seed, "condition": list(conditions.names)}
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
-        print(f"scflow: {adata.n_obs:,} cells, {what}, {recipe.steps:,} steps of {run.batch_size} cells on {run.device}")
+        how = f"{recipe.steps:,} steps of {run.batch_size} cells on {run.device}"
+        print(f"scflow: {adata.n_obs:,} cells, {what}, {how}")
     if use_rep:
         provenance["use_rep"] = use_rep
         return learn_embedding(data, conditions, condition, recipe, run, provenance)
@@ -218,7 +232,7 @@ def _noise(noise: str | matching.noises.Noise, space: str) -> str | matching.noi
             "scflow.matching.noises.Noise of your own."
         )
     if noise == "dropout" and space not in ("genes", "quantile"):
-        raise InputError(f"noise='dropout' has a rate for each gene; space={space!r} has other coordinates. Use 'auto'.")
+        raise InputError(f"noise='dropout' has a rate a gene; space={space!r} has other coordinates. Use 'auto'.")
     return noise
 
 
@@ -232,7 +246,9 @@ def _reserved(checkpoint: object, resume: bool, field: str) -> None:
 def _fraction(validation: float) -> float:
     share = positive(validation, "validation")
     if share > 0.5:
-        raise InputError(f"validation={validation} is the share of cells held out to stop on: at most 0.5, such as 0.1.")
+        raise InputError(
+            f"validation={validation} is the share of cells held out to stop on: 0.5 at most, such as 0.1."
+        )
     return share
 
 

@@ -18,6 +18,11 @@ __all__ = ["Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
 class Rows(Protocol):
     """Rows of numbers that are made dense a few at a time."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        ...
+
     def __len__(self) -> int: ...
 
     def dense(self, rows: Tensor) -> Tensor:
@@ -29,13 +34,18 @@ class Cells:
     """Sparse counts on a device, as they are: the arrays are shared with the matrix where the device is the CPU."""
 
     def __init__(self, counts: sparse.csr_matrix, device: torch.device) -> None:
-        self.shape = counts.shape
+        self.n_cells, self.n_genes = (int(n) for n in counts.shape)
         self.start = torch.from_numpy(np.asarray(counts.indptr, dtype=np.int64)).to(device)
         self.gene = _shared(counts.indices).to(device)
         self.value = _shared(counts.data).to(device)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the counts are."""
+        return self.value.device
+
     def __len__(self) -> int:
-        return int(self.shape[0])
+        return self.n_cells
 
     def dense(self, rows: Tensor) -> Tensor:
         """The given cells' counts, float32 ``[len(rows), n_genes]``."""
@@ -45,10 +55,11 @@ class Cells:
         total = int(end[-1]) if len(end) else 0
         shift = torch.repeat_interleave(first - end + length, length, output_size=total)
         stored = torch.arange(total, device=rows.device) + shift
-        place = torch.repeat_interleave(torch.arange(len(rows), device=rows.device) * self.shape[1], length, output_size=total)
-        out = torch.zeros(len(rows) * self.shape[1], device=rows.device)
+        offset = torch.arange(len(rows), device=rows.device) * self.n_genes
+        place = torch.repeat_interleave(offset, length, output_size=total)
+        out = torch.zeros(len(rows) * self.n_genes, device=rows.device)
         out.index_put_((place + self.gene[stored],), self.value[stored].to(torch.float32))
-        return out.view(len(rows), -1)
+        return out.view(len(rows), self.n_genes)
 
 
 class Coordinates:
@@ -56,6 +67,11 @@ class Coordinates:
 
     def __init__(self, coordinates: np.ndarray[Any, Any], device: torch.device) -> None:
         self.values = torch.from_numpy(np.asarray(coordinates, dtype=np.float32)).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coordinates are."""
+        return self.values.device
 
     def __len__(self) -> int:
         return len(self.values)
@@ -91,11 +107,10 @@ class Summarized:
 
     def __init__(self, cells: Rows, codec: Codec, condition: Tensor | None, *, chunk: int = 1024) -> None:
         self.codec = codec
-        device = cells.dense(torch.zeros(0, dtype=torch.int64)).device if condition is None else condition.device
         with torch.no_grad():
             parts = []
             for start in range(0, len(cells), chunk):
-                rows = torch.arange(start, min(start + chunk, len(cells)), device=device)
+                rows = torch.arange(start, min(start + chunk, len(cells)), device=cells.device)
                 parts.append(codec.summarize(cells.dense(rows), None if condition is None else condition[rows]))
         self.summaries = torch.cat(parts)
 
@@ -113,7 +128,10 @@ def states_of(cells: Rows, codec: Codec, condition: Tensor | None) -> States:
 
 
 class Order:
-    """Which cells make up each batch: a new shuffle for every pass over the data, without end."""
+    """Which cells make up each batch: a new shuffle for every pass over the data, without end.
+
+    What is left over at the end of a pass, less than a batch, waits for the next shuffle.
+    """
 
     def __init__(self, rows: Tensor, batch_size: int, rng: torch.Generator) -> None:
         self.rows, self.batch_size, self.rng = rows, min(batch_size, len(rows)), rng

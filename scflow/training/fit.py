@@ -62,7 +62,7 @@ def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
     """Build a network whose initial weights depend on `rng` alone; the global random state is left as it was."""
     seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build()
 
 
@@ -129,11 +129,10 @@ def _fixed_validation(
     c = None if condition is None else condition[rows]
 
     def validate() -> float:
-        parts = zip(x0.split(512), x1.split(512), t.split(512), strict=True)
-        conditions: Sequence[Tensor | None] = [None] * len(x0) if c is None else c.split(512)
-        losses = [
-            objective.losses(field, a, b, times, k) for (a, b, times), k in zip(parts, conditions, strict=False)
-        ]
+        split = torch.split
+        parts = zip(split(x0, 512), split(x1, 512), split(t, 512), strict=True)
+        conditions: Sequence[Tensor | None] = [None] * len(x0) if c is None else split(c, 512)
+        losses = [objective.losses(field, a, b, times, k) for (a, b, times), k in zip(parts, conditions, strict=False)]
         return float(torch.cat(losses).mean())
 
     return validate
@@ -169,7 +168,7 @@ def fit_counts(
 
     def validate() -> float:
         fixed, total = run.generator(6), 0.0
-        for rows in run.validation[:2048].split(256):
+        for rows in torch.split(run.validation[:2048], 256):
             c = None if condition is None else condition[rows]
             nll, kl = codec.losses(cells.dense(rows), c, rng=fixed)
             total += float((nll + kl).sum())
@@ -187,7 +186,7 @@ def fit_counts(
 @torch.no_grad()
 def _standardize(codec: Counts, cells: Cells, condition: Tensor | None, *, most: int = 20_000) -> None:
     """The scale of the code over (at most 20,000 evenly spaced) cells."""
-    device = cells.start.device
-    rows = torch.linspace(0, len(cells) - 1, min(len(cells), most), device=device).long()
-    parts = [codec.posterior_of(cells.dense(r), None if condition is None else condition[r]) for r in rows.split(1024)]
+    rows = torch.linspace(0, len(cells) - 1, min(len(cells), most), device=cells.device).long()
+    chunks = torch.split(rows, 1024)
+    parts = [codec.posterior_of(cells.dense(r), None if condition is None else condition[r]) for r in chunks]
     codec.standardize(torch.cat([mean for mean, _ in parts]), torch.cat([sd for _, sd in parts]))

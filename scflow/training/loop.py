@@ -137,9 +137,9 @@ class _Running:
                 f"The gradient has not been finite for {int(bad)} steps up to step {step} (learning rate {rate:.2g}). "
                 "The best weights so far are kept. Try a lower rate, scflow.tl.train(..., lr=1e-4)."
             )
-        row = {"step": step, "loss": loss / good, "gradient_norm": norm / good, "learning_rate": rate, "cells": self.cells}
+        cells = self.cells
         self._clear(self.loss.device)
-        return row
+        return {"step": step, "loss": loss / good, "gradient_norm": norm / good, "learning_rate": rate, "cells": cells}
 
 
 class _Best:

@@ -21,7 +21,8 @@ def adamw(
     quick = list(fast)
     known = {id(p) for p in quick}
     embedded = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for p in module.parameters():
         if p.requires_grad and id(p) not in known:
             (decayed if p.ndim > 1 and id(p) not in embedded else spared).append(p)

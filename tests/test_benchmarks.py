@@ -1,0 +1,175 @@
+"""The benchmarks measure what they say, and run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from scflow.metrics import log_normalised
+
+FOLDER = Path(__file__).with_name("benchmarks")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import a script of the benchmarks as Python does when it runs one: with its folder on the path."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+@pytest.fixture
+def quality(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("quality")
+
+
+@pytest.fixture
+def report(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("quality_report")
+
+
+def figures(data: str, row: str, metric: str, values: list[float]) -> pd.DataFrame:
+    """Figures of all cells, one a seed."""
+    seeds = range(len(values))
+    return pd.DataFrame(
+        {"data": data, "row": row, "metric": metric, "condition": "all", "seed": seeds, "value": values}
+    )
+
+
+def test_prepare_keeps_the_genes_that_vary_most_among_training_cells(quality: ModuleType, pbmc: AnnData) -> None:
+    train, held_out = quality.prepare(pbmc, seed=3, n_genes=100)
+    everything = pbmc[train.obs_names]
+    variance = log_normalised(sparse.csr_matrix(everything.X)).toarray().astype(np.float64).var(axis=0)
+    assert set(train.var_names) == set(pbmc.var_names[np.argsort(-variance)[:100]])
+    assert train.var_names.equals(held_out.var_names)
+
+
+def test_prepare_halves_every_type(quality: ModuleType, pbmc: AnnData) -> None:
+    train, held_out = quality.prepare(pbmc, seed=0)
+    assert not set(train.obs_names) & set(held_out.obs_names)
+    sizes = train.obs["cell_type"].value_counts(), held_out.obs["cell_type"].value_counts()
+    assert (sizes[0] - sizes[1].reindex(sizes[0].index)).abs().max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore:Some cells have zero counts", "ignore:`n_top_genes`")
+@pytest.mark.parametrize("rule", ["variance", "seurat"])
+def test_prepare_drops_what_is_empty(quality: ModuleType, simulated: AnnData, rule: str) -> None:
+    counts = sparse.lil_matrix(simulated.X)
+    counts[:, 7] = 0
+    counts[:5] = 0
+    simulated.X = counts.tocsr()
+    sides = quality.prepare(simulated, seed=0, rule=rule)
+    assert sides[0].n_obs + sides[1].n_obs == simulated.n_obs - 5
+    assert simulated.var_names[7] not in sides[0].var_names
+    assert (sides[0].X.sum(axis=0) > 0).all()
+
+
+def test_resampled_cells_are_real_cells_of_the_wanted_types(quality: ModuleType, pbmc: AnnData) -> None:
+    wanted = np.array(["Dendritic"] * 40 + ["CD14+ Monocyte"] * 30)
+    cells = quality.resampled(pbmc, wanted, seed=0)
+    assert cells.obs["cell_type"].tolist() == wanted.tolist()
+    of_type = {label: pbmc[pbmc.obs["cell_type"] == label].X.toarray() for label in set(wanted)}
+    for label, known in of_type.items():
+        rows = cells[wanted == label].X.toarray()
+        assert all((known == row).all(axis=1).any() for row in rows)
+        assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+def test_resampling_repeats_a_cell_only_when_its_type_is_used_up(quality: ModuleType, simulated: AnnData) -> None:
+    few = simulated[:6].copy()
+    few.obs["cell_type"] = "a"
+    rows = quality.resampled(few, np.array(["a"] * 15), seed=0).X.toarray()
+    assert sorted(np.unique(rows, axis=0, return_counts=True)[1].tolist()) == [2, 2, 2, 3, 3, 3]
+
+
+def test_copying_is_0_for_copies_and_1_for_new_cells(quality: ModuleType) -> None:
+    import scflow
+
+    cells = scflow.datasets.simulate(900, 60, 3, seed=0)
+    train, held_out, new = (cells[i::3].copy() for i in range(3))
+    assert quality.copying(train, train, held_out) < 1e-2
+    assert quality.copying(new, train, held_out) == pytest.approx(1, abs=0.05)
+
+
+def test_default_space_is_that_of_training(quality: ModuleType) -> None:
+    chosen = importlib.import_module("scflow.tl.train")._space
+    assert chosen("auto", None) == quality.DEFAULT_SPACE
+
+
+def test_targets_hold_fail_or_are_not_measured(report: ModuleType) -> None:
+    genes = "forest_auc_genes"
+    table = pd.concat(
+        [
+            figures("pbmc3k", "counts", genes, [0.52, 0.64]),
+            figures("pbmc3k", "trivial", genes, [0.9, 0.9]),
+            figures("pbmc68k", "counts", genes, [0.95]),
+            figures("pbmc68k", "trivial", genes, [0.9]),
+            figures("another", "counts", "mmd", [0.1]),
+            figures("another", "trivial", "mmd", [0.2]),
+        ]
+    )
+    found = {target.text: target.holds for target in report.targets(table, "counts")}
+    assert found["pbmc3k: forest_auc_genes of 'counts' is 0.5800, below the trivial generator's 0.9000"] is True
+    assert found["pbmc68k: forest_auc_genes of 'counts' is 0.9500, below the trivial generator's 0.9000"] is False
+    assert found["pbmc3k: forest_auc_genes of 'counts' is 0.5800, at most 0.5700"] is False
+    assert found["kang_ctrl_donors: forest_auc_genes of 'counts' at most 0.57"] is None
+    assert found["another: mmd of 'counts' is 0.1000, below the trivial generator's 0.2000"] is True
+
+
+def test_markdown_has_means_and_deviations_with_reference_points_first(report: ModuleType) -> None:
+    table = pd.concat(
+        [
+            figures("pbmc3k", "counts", "mmd", [0.001, 0.003]),
+            figures("pbmc3k", "floor", "mmd", [0.0, 0.0]),
+            figures("pbmc3k", "counts", "train_seconds", [10.2, 11.0]),
+        ]
+    )
+    lines = report.markdown(table).splitlines()
+    assert lines[-4:] == [
+        "| | MMD^2 | train s |",
+        "|---|---|---|",
+        "| floor | 0.0000 ± 0.0000 |  |",
+        "| counts | 0.0020 ± 0.0014 | 11 |",
+    ]
+
+
+@pytest.mark.slow
+def test_quality_runs(quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "quality.csv"
+    arguments = ["--quick", "--spaces", "counts", "genes", "--steps", "20", "--metrics", "mmd", "zero_fractions"]
+    assert quality.main([*arguments, "--out", str(out)]) == 0
+    table = pd.read_csv(out)
+    overall = table[(table["condition"] == "all") & (table["metric"] == "mmd")].set_index("row")["value"]
+    assert overall.index.tolist() == ["bootstrap", "floor", "trivial", "counts", "genes"]
+    assert overall["floor"] < overall["trivial"]
+    seconds = table[table["metric"] == "train_seconds"].set_index("row")["value"]
+    assert seconds.index.tolist() == ["counts", "genes"]
+    assert (seconds > 0).all()
+    printed = capsys.readouterr().out
+    assert out.with_suffix(".md").read_text(encoding="utf-8") in printed
+    assert "not measured: pbmc3k" in printed
+    assert quality.main([*arguments, "--spaces", "counts", "--check"]) == 1
+
+
+def test_speed_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--cells", "400", "--genes", "100", "--steps", "2", "--rounds", "2"]
+    assert script("speed").main(arguments) == 0
+    ratios = [float(text) for text in re.findall(r": ratio (\d\.\d+)", capsys.readouterr().out)]
+    assert len(ratios) == 2
+    assert all(0.1 < ratio < 2 for ratio in ratios)
+
+
+@pytest.mark.slow
+def test_memory_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("resource", reason="the peak size of a process is measured by the resource module")
+    arguments = ["--cells", "500", "--genes", "500", "--steps", "2", "--spaces", "counts", "--check"]
+    assert script("memory").main(arguments) == 0
+    assert re.search(r"PASS: space='counts' peaks at [\d,]+ MB", capsys.readouterr().out)

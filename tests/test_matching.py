@@ -1,0 +1,405 @@
+"""The mathematics: derivatives against differences, laws against their moments, orders against halved steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from scflow import nn
+from scflow.errors import InputError
+from scflow.matching import FlowMatching, Preconditioned, couplings, noises, paths, solvers, times, weights
+from scflow.matching.guidance import Guided
+from scflow.matching.names import COUPLINGS, PATHS, SOLVERS, TIMES, WEIGHTS, chosen, named
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed))
+
+
+@dataclass(frozen=True)
+class Trigonometric(paths.Path):
+    """A path of our own, of constant norm: what is written for any affine path must hold for it."""
+
+    def coefficients(self, t: Tensor) -> paths.Coefficients:
+        angle = t * math.pi / 2
+        half = math.pi / 2
+        return paths.Coefficients(angle.cos(), angle.sin(), -half * angle.sin(), half * angle.cos())
+
+
+EVERY_PATH = pytest.mark.parametrize("path", [paths.Linear(), Trigonometric()], ids=lambda p: type(p).__name__)
+
+
+# Paths.
+
+
+@EVERY_PATH
+def test_the_velocity_is_the_numerical_derivative(path: paths.Path) -> None:
+    x0, x1 = normal(64, 3, 2).double(), normal(64, 3, 2, seed=1).double()
+    t, h = torch.linspace(0.01, 0.99, 64, dtype=torch.float64), 1e-5
+    there, back = path.sample(x0, x1, t + h).x, path.sample(x0, x1, t - h).x
+    torch.testing.assert_close(path.sample(x0, x1, t).velocity, (there - back) / (2 * h), rtol=1e-7, atol=1e-8)
+
+
+@EVERY_PATH
+def test_the_coefficients_derivatives_are_numerical_ones(path: paths.Path) -> None:
+    t, h = torch.linspace(0.01, 0.99, 99, dtype=torch.float64), 1e-5
+    here, there, back = (path.coefficients(t + s) for s in (0.0, h, -h))
+    torch.testing.assert_close(here.d_alpha, (there.alpha - back.alpha) / (2 * h), rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(here.d_sigma, (there.sigma - back.sigma) / (2 * h), rtol=1e-7, atol=1e-8)
+
+
+@EVERY_PATH
+def test_data_are_at_zero_and_noise_is_at_one(path: paths.Path) -> None:
+    x0, x1 = normal(5, 2), normal(5, 2, seed=1)
+    torch.testing.assert_close(path.sample(x0, x1, torch.zeros(5)).x, x0)
+    torch.testing.assert_close(path.sample(x0, x1, torch.ones(5)).x, x1)
+
+
+def test_the_linear_path_in_closed_form() -> None:
+    """`Linear.sample` has its own way of mixing: it gives what the coefficients give."""
+    x0, x1, t = normal(50, 4), normal(50, 4, seed=1), torch.rand(50, generator=generator(2))
+    general, own = paths.Path.sample(paths.Linear(), x0, x1, t), paths.Linear().sample(x0, x1, t)
+    torch.testing.assert_close(own.x, (1 - t)[:, None] * x0 + t[:, None] * x1)
+    torch.testing.assert_close(own.x, general.x)
+    torch.testing.assert_close(own.velocity, x1 - x0)
+
+
+# Times and weights.
+
+
+def test_stratified_times_have_one_draw_in_each_bin() -> None:
+    for n in (1, 7, 256):
+        t = times.Stratified().sample(n, rng=generator(n))
+        assert t.dtype == torch.float32
+        assert sorted((t * n).floor().int().tolist()) == list(range(n))
+
+
+def test_stratified_times_do_not_follow_their_place_in_the_batch() -> None:
+    t = torch.stack([times.Stratified().sample(64, rng=generator(s)) for s in range(200)])
+    place = torch.arange(64.0).expand_as(t)
+    correlation = torch.corrcoef(torch.stack([t.flatten(), place.flatten()]))[0, 1]
+    assert abs(correlation) < 4 / math.sqrt(t.numel())
+    # Nor does a place have times of its own.
+    assert (t.mean(0) - 0.5).abs().max() < 5 * math.sqrt(1 / 12 / 200)
+
+
+@pytest.mark.parametrize("time", [times.Uniform(), times.Stratified()])
+def test_times_are_uniform_within_and_across_bins(time: times.Time) -> None:
+    rng = generator()
+    t = torch.cat([time.sample(100, rng=rng) for _ in range(50)])
+    assert 0 <= t.min() < t.max() <= 1
+    assert stats.kstest(t.numpy(), "uniform").pvalue > 1e-3
+    assert stats.kstest((t * 100 % 1).numpy(), "uniform").pvalue > 1e-3
+    torch.testing.assert_close(time.density(t), torch.ones_like(t))
+
+
+def test_a_stratified_mean_varies_less() -> None:
+    means = {
+        time: torch.stack([time.sample(64, rng=generator(s)).square().mean() for s in range(200)]).std()
+        for time in (times.Uniform(), times.Stratified())
+    }
+    assert means[times.Stratified()] < means[times.Uniform()] / 20
+
+
+def test_the_uniform_weight_is_one() -> None:
+    t = torch.linspace(0, 1, 5)
+    assert torch.equal(weights.Uniform()(t), torch.ones(5))
+
+
+# Noises.
+
+
+def test_gaussian_noise_is_standard_normal() -> None:
+    noise = noises.Gaussian()
+    x = noise.sample(2000, 3, rng=generator())
+    assert x.shape == (2000, 3)
+    assert x.dtype == torch.float32
+    assert all(stats.kstest(column.numpy(), "norm").pvalue > 1e-3 for column in x.T)
+    assert torch.equal(noise.sd(3), torch.ones(3))
+    assert noise.is_gaussian
+    assert noise.has_density
+
+
+def test_dropout_noise_has_its_rate_of_near_zeros_and_its_sd() -> None:
+    rate, jitter, n = torch.tensor([0.0, 0.25, 0.9, 1.0]), 1e-3, 40_000
+    noise = noises.Dropout(rate, jitter=jitter)
+    x = noise.sample(n, 4, rng=generator())
+    near = (x.abs() < 5 * jitter).float().mean(0)
+    # A normal draw that was kept is also that close now and then.
+    expected = rate + (1 - rate) * math.erf(5 * jitter / math.sqrt(2))
+    assert ((near - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt() + 1e-6).all()
+    torch.testing.assert_close(noise.sd(4), (1 - rate + jitter**2).sqrt())
+    torch.testing.assert_close(x.std(0), noise.sd(4), rtol=0.03, atol=0)
+    assert not noise.is_gaussian
+    assert not noise.has_density
+
+
+def test_jitter_spreads_the_atoms() -> None:
+    """No two draws of a coordinate that is always dropped are one point, and they are normal with the jitter's sd."""
+    x = noises.Dropout(torch.ones(1), jitter=0.1).sample(2000, 1, rng=generator())[:, 0]
+    assert len(x.unique()) > 1990
+    assert stats.kstest((x / 0.1).numpy(), "norm").pvalue > 1e-3
+
+
+def test_what_a_dropout_noise_refuses() -> None:
+    with pytest.raises(ValueError, match=r"jitter=0 must be above 0: a flow cannot spread the atoms of masked noise"):
+        noises.Dropout(torch.zeros(2), jitter=0)
+    with pytest.raises(ValueError, match=r"jitter=nan must be above 0"):
+        noises.Dropout(torch.zeros(2), jitter=math.nan)
+    for bad in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\]: it is the share of zeros"):
+            noises.Dropout(torch.tensor([0.5, bad]))
+
+
+# The objective.
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_velocity() -> None:
+    x0, x1, t = normal(30, 2, 3), normal(30, 2, 3, seed=1), torch.rand(30, generator=generator(2))
+    objective = FlowMatching()
+    losses = objective.losses(lambda x, t, c: 2 * x, x0, x1, t, None)
+    mixed = (1 - t)[:, None, None] * x0 + t[:, None, None] * x1
+    torch.testing.assert_close(losses, (2 * mixed - (x1 - x0)).square().mean((1, 2)))
+
+
+def test_weight_time_and_coupling_all_enter_the_loss() -> None:
+    class Reversed(couplings.Coupling):
+        def pair(self, x0: Tensor, x1: Tensor, group: Tensor | None, *, rng: torch.Generator) -> Tensor:
+            return torch.arange(len(x1)).flip(0)
+
+    class Middle(times.Time):
+        def sample(self, n: int, *, rng: torch.Generator) -> Tensor:
+            return torch.full((n,), 0.5)
+
+    class Triple(weights.Weight):
+        def __call__(self, t: Tensor) -> Tensor:
+            return torch.full_like(t, 3.0)
+
+    x0, x1 = normal(20, 4), normal(20, 4, seed=1)
+    objective = FlowMatching(time=Middle(), weight=Triple(), coupling=Reversed())
+    seen: list[Tensor] = []
+
+    def zero(x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    loss = objective.loss(zero, x0, x1, None, rng=generator())
+    torch.testing.assert_close(seen[0], (x0 + x1.flip(0)) / 2)
+    torch.testing.assert_close(loss, 3 * (x1.flip(0) - x0).square().mean())
+
+
+def test_the_independent_coupling_leaves_pairs_alone() -> None:
+    assert couplings.Independent().pair(normal(3, 2), normal(3, 2), None, rng=generator()) is None
+
+
+# Preconditioning.
+
+
+class Zero(torch.nn.Module):
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        return torch.zeros_like(x)
+
+
+class Const(torch.nn.Module):
+    """Remembers what it was given, and answers one."""
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        self.seen = x
+        return torch.ones_like(x)
+
+
+def test_a_zero_network_is_the_guides_best_linear_velocity() -> None:
+    t = torch.linspace(0, 1, 21)
+    x = normal(21, 5)
+    field = Preconditioned(Zero(), paths.Linear(), torch.ones(5), torch.ones(5))
+    torch.testing.assert_close(field(x, t, None), ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None] * x)
+
+
+def test_a_zero_network_reaches_half_pi() -> None:
+    """Standard normal data and noise: the mean over t of 1 / ((1-t)^2 + t^2) is pi / 2."""
+    field = Preconditioned(Zero(), paths.Linear(), torch.ones(50), torch.ones(50))
+    x0, x1, n = normal(4000, 50), normal(4000, 50, seed=1), 4000
+    loss = FlowMatching().loss(field, x0, x1, None, rng=generator(2))
+    # A cell's loss is its mean times a chi-square over 50, and the mean's square averages 1 + pi / 2 over t.
+    assert abs(float(loss) - math.pi / 2) < 4 * math.sqrt((1 + math.pi / 2) * 2 / 50 / n)
+
+
+@EVERY_PATH
+def test_the_skip_is_the_regression_of_velocity_on_state(path: paths.Path) -> None:
+    """Slope and residual of a least-squares fit at a few times, with data and noise of different spread."""
+    data_sd, noise_sd, n = torch.tensor([0.2, 1.0, 3.0]), torch.tensor([1.0, 0.5, 1.0]), 200_000
+    x0, x1 = normal(n, 3).double() * data_sd, normal(n, 3, seed=1).double() * noise_sd
+    network = Const()
+    for time in (0.1, 0.5, 0.9):
+        x, velocity = path.sample(x0, x1, torch.full((n,), time, dtype=torch.float64))
+        slope = (x * velocity).mean(0) / x.square().mean(0)
+        left = (velocity - slope * x).std(0)
+        t = torch.full((1,), time)
+        linear = Preconditioned(Zero(), path, data_sd, noise_sd)(torch.ones(1, 3), t, None)[0]
+        field = Preconditioned(network, path, data_sd, noise_sd)
+        scale = field(torch.ones(1, 3), t, None)[0] - linear
+        torch.testing.assert_close(linear.double(), slope, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(scale.double(), left, rtol=0.02, atol=1e-3)
+        # What the network sees has unit variance.
+        field(x[:50_000].float(), torch.full((50_000,), time), None)
+        torch.testing.assert_close(network.seen.std(0), torch.ones(3), rtol=0.02, atol=0)
+
+
+def test_a_coordinate_that_never_varies_stays_finite() -> None:
+    field = Preconditioned(Const(), paths.Linear(), torch.zeros(2), torch.ones(2))
+    x1, t = normal(11, 2), torch.linspace(0, 1, 11)
+    velocity = field(t[:, None] * x1, t, None)
+    assert velocity.isfinite().all()
+    torch.testing.assert_close(velocity[1:], x1[1:])
+
+
+# Solvers.
+
+
+@pytest.mark.parametrize(
+    "solver", [solvers.Euler(), solvers.Midpoint(), solvers.Heun()], ids=lambda s: type(s).__name__
+)
+def test_the_error_falls_with_the_order(solver: solvers.Solver) -> None:
+    """dx/dt = x cos(2t) + t from 1 down to 0, against scipy's solution to twelve digits."""
+    from scipy.integrate import solve_ivp
+
+    calls = 0
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x * torch.cos(2 * t) + t
+
+    exact = solve_ivp(lambda t, x: x * np.cos(2 * t) + t, (1, 0), [0.5, -2.0], rtol=1e-12, atol=1e-13).y[:, -1]
+    start, errors = torch.tensor([0.5, -2.0], dtype=torch.float64), []
+    for steps in (16, 32, 64):
+        calls = 0
+        end = solver.integrate(velocity, start, torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+        assert calls == steps * solver.evaluations
+        errors.append(float((end - torch.from_numpy(exact)).abs().max()))
+    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    assert orders == pytest.approx([solver.order] * 2, abs=0.15)
+
+
+def test_a_straight_field_is_solved_by_one_step_and_back() -> None:
+    x, v = normal(10, 3), normal(10, 3, seed=1)
+    for solver in (solvers.Euler(), solvers.Midpoint(), solvers.Heun()):
+        there = solver.integrate(lambda x, t: v, x, solvers.grid(1))
+        torch.testing.assert_close(there, x - v)
+        torch.testing.assert_close(solver.integrate(lambda x, t: v, there, solvers.grid(3, start=0, end=1)), x)
+
+
+def test_the_grid_of_times() -> None:
+    times_ = solvers.grid(4)
+    assert times_.dtype == torch.float32
+    assert times_.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert solvers.grid(2, start=0.0, end=0.5).tolist() == [0.0, 0.25, 0.5]
+
+
+# Guidance.
+
+
+def marked(x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    """A field that says what it was conditioned on: -1 for none."""
+    assert condition is not None
+    return torch.where(condition.isnan(), -1.0, condition).expand_as(x) + t[:, None]
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0, 7.5])
+def test_guidance_extrapolates_from_none_to_the_condition(scale: float) -> None:
+    x, t, condition = normal(6, 2), torch.rand(6, generator=generator()), torch.arange(6.0)[:, None]
+    none, asked = marked(x, t, torch.full_like(condition, math.nan)), marked(x, t, condition)
+    torch.testing.assert_close(Guided(marked, scale)(x, t, condition), none + scale * (asked - none))
+
+
+def test_guidance_of_one_and_zero_are_the_fields_themselves() -> None:
+    x, t, condition = normal(6, 2), torch.rand(6, generator=generator()), torch.arange(6.0)[:, None]
+    calls: list[int] = []
+
+    def field(x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+        calls.append(len(x))
+        return marked(x, t, c)
+
+    assert torch.equal(Guided(field, 1.0)(x, t, condition), marked(x, t, condition))
+    assert calls == [6]  # One evaluation suffices.
+    assert torch.equal(Guided(field, 0.0)(x, t, condition), marked(x, t, torch.full_like(condition, math.nan)))
+
+
+def test_guidance_without_a_condition_changes_nothing() -> None:
+    x, t = normal(6, 2), torch.zeros(6)
+    assert torch.equal(Guided(lambda x, t, c: 2 * x, 3.0)(x, t, None), 2 * x)
+
+
+# Names.
+
+
+def test_a_choice_by_name_or_by_object() -> None:
+    own = Trigonometric()
+    assert chosen("linear", PATHS, paths.Path, "path") == paths.Linear()
+    assert chosen(own, PATHS, paths.Path, "path") is own
+    for table, base in ((TIMES, times.Time), (WEIGHTS, weights.Weight), (COUPLINGS, couplings.Coupling)):
+        assert all(isinstance(chosen(name, table, base, "x"), kind) for name, kind in table.items())
+
+
+def test_an_unknown_choice_lists_what_there_is() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"solver='eular' is not known\. Did you mean 'euler'\? Choose one of 'euler', 'midpoint', 'heun', or pass "
+        r"a scflow\.matching\.solvers\.Solver of your own",
+    ):
+        chosen("eular", SOLVERS, solvers.Solver, "solver")
+    with pytest.raises(InputError, match=r"path=\['linear'\] is not known"):
+        chosen(["linear"], PATHS, paths.Path, "path")
+
+
+def test_a_noun_as_json() -> None:
+    assert named(paths.Linear(), PATHS) == {"name": "linear"}
+    assert named(Trigonometric(), PATHS) == {"name": "Trigonometric"}
+
+
+# All together.
+
+
+def test_a_gaussian_is_recovered() -> None:
+    """A small field learns a normal of known mean and covariance, unlike the noise in both."""
+    mean = torch.tensor([1.5, -1.0])
+    root = torch.tensor([[1.2, 0.0], [0.8, 0.4]])
+    rng, path = generator(), paths.Linear()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = nn.MLP(2, width=32, depth=2)
+    sd = (root @ root.T).diagonal().sqrt()
+    field = Preconditioned(network, path, (sd**2 + mean**2).sqrt(), torch.ones(2))
+    optimizer = torch.optim.AdamW(field.parameters(), lr=3e-3)
+    objective, steps = FlowMatching(), 500
+    average = [p.detach().clone() for p in field.parameters()]
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        x0 = mean + torch.randn(256, 2, generator=rng) @ root.T
+        loss = objective.loss(field, x0, torch.randn(256, 2, generator=rng), None, rng=rng)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch._foreach_lerp_(average, list(field.parameters()), 0.02)
+    with torch.no_grad():
+        for p, a in zip(field.parameters(), average):
+            p.copy_(a)
+        noise = torch.randn(8000, 2, generator=rng)
+        x = solvers.Heun().integrate(lambda x, t: field(x, t.expand(len(x)), None), noise, solvers.grid(20))
+    torch.testing.assert_close(x.mean(0), mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(x.T.cov(), root @ root.T, atol=0.15, rtol=0)
+    # Each coordinate is normal, not only of the right moments.
+    assert all(
+        stats.kstest(((x[:, i] - x[:, i].mean()) / x[:, i].std()).numpy(), "norm").statistic < 0.03 for i in (0, 1)
+    )
