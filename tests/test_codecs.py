@@ -15,7 +15,7 @@ from torch import Tensor
 from scflow.codecs import PCA, Calibration, Codec, Counts, Embedding, Quantile, Standardized, gene_statistics
 from scflow.codecs.base import LibrarySize, branch, design, design_width
 from scflow.codecs.calibration import group_codes
-from scflow.codecs.counts import negative_binomial_nll
+from scflow.codecs.counts import negative_binomial_nll, thinned
 from scflow.codecs.pca import dense_chunks
 from scflow.codecs.standardized import whole
 from scflow.codecs.statistics import library_sizes, standardized
@@ -360,8 +360,8 @@ def test_an_untrained_decoder_starts_at_the_mean_profile() -> None:
     assert dispersion.max() < 0.1  # Near Poisson.
 
 
-def test_dropping_inputs_takes_numbers_of_its_own(conditional: Counts, simulated: Truth) -> None:
-    """Training draws from the generator it is given; the global one stays where it was."""
+def test_training_draws_from_its_own_generator(conditional: Counts, simulated: Truth) -> None:
+    """Splitting the molecules and drawing the code: the global random state stays where it was."""
     x, types = simulated.dense[:50], torch.zeros(50, 1)
     before = torch.random.get_rng_state()
     conditional.train()
@@ -373,6 +373,40 @@ def test_dropping_inputs_takes_numbers_of_its_own(conditional: Counts, simulated
     assert torch.equal(first, again)
     assert not torch.equal(first, plain)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_thinned_counts_are_binomial_and_share_no_noise_with_the_rest() -> None:
+    counts = torch.poisson(torch.tensor([0.2, 3.0, 50.0]).expand(20_000, 3), generator=generator())
+    seen = thinned(counts, 0.3, rng=generator(1))
+    assert torch.equal(seen, seen.round())
+    assert ((seen >= 0) & (seen <= counts)).all()
+    mean, variance = 0.3 * counts, 0.3 * 0.7 * counts
+    z = (seen - mean).sum(0) / variance.sum(0).sqrt()
+    assert z.abs().max() < 4
+    torch.testing.assert_close((seen - mean).square().mean(0), variance.mean(0), rtol=0.05, atol=0)
+    # The parts of a Poisson count are independent.
+    for gene in range(3):
+        assert abs(torch.corrcoef(torch.stack([seen[:, gene], (counts - seen)[:, gene]]))[0, 1]) < 4 / math.sqrt(20_000)
+
+
+def test_in_training_the_code_is_scored_on_molecules_it_did_not_see(conditional: Counts, simulated: Truth) -> None:
+    x, types = simulated.dense[:50], simulated.types[:50]
+    conditional.train()
+    try:
+        with torch.no_grad():
+            nll, _ = conditional.losses(x, types, rng=generator(5))
+    finally:
+        conditional.eval()
+    rng = generator(5)
+    seen = thinned(x, conditional.thinning, rng=rng)
+    with torch.no_grad():
+        mean, sd = conditional.posterior_of(seen, types)
+        code = mean + sd * torch.randn(mean.shape, generator=rng)
+        expected, dispersion = conditional.likelihood(code, conditional.library.encode(x.sum(1, keepdim=True)), types)
+    rest = x - seen
+    profile = expected / expected.sum(1, keepdim=True)
+    own = negative_binomial_nll(rest, profile * rest.sum(1, keepdim=True), dispersion)
+    torch.testing.assert_close(nll, own / (1 - conditional.thinning), rtol=1e-4, atol=1e-3)
 
 
 def test_a_cells_draw_does_not_depend_on_those_after_it(conditional: Counts) -> None:

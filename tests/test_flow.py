@@ -34,6 +34,9 @@ def _small() -> Iterator[None]:
     """Narrow networks and few cells to calibrate on: these tests are about bookkeeping, not about quality."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scflow.nn.mlp._width", lambda dim: 32)
+        # Bits are promised on a CPU: that is what "auto" is to find here.
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        patch.setattr("torch.backends.mps.is_available", lambda: False)
         patch.setattr("scflow.flow._learning._DRAWN", 1024)
         yield
 
@@ -408,7 +411,8 @@ def test_a_newer_format_asks_for_an_upgrade(saved: Path) -> None:
     rewritten(saved, format=2, scflow="9.9")
     with pytest.raises(
         FileError,
-        match=r"This flow is of format 2, from scflow 9\.9; this version reads up to 1\. Upgrade: pip install -U scflow-tools",
+        match=r"This flow is of format 2, from scflow 9\.9; this version reads up to 1\. Upgrade: pip install -U "
+        r"scflow-tools",
     ):
         Flow.load(saved)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -287,7 +288,7 @@ def test_the_error_falls_with_the_order(solver: solvers.Solver) -> None:
         end = solver.integrate(velocity, start, torch.linspace(1, 0, steps + 1, dtype=torch.float64))
         assert calls == steps * solver.evaluations
         errors.append(float((end - torch.from_numpy(exact)).abs().max()))
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert orders == pytest.approx([solver.order] * 2, abs=0.15)
 
 
@@ -354,8 +355,8 @@ def test_a_choice_by_name_or_by_object() -> None:
 def test_an_unknown_choice_lists_what_there_is() -> None:
     with pytest.raises(
         InputError,
-        match=r"solver='eular' is not known\. Did you mean 'euler'\? Choose one of 'euler', 'midpoint', 'heun', or pass "
-        r"a scflow\.matching\.solvers\.Solver of your own",
+        match=r"solver='eular' is not known\. Did you mean 'euler'\? Choose one of 'euler', 'midpoint', 'heun', or "
+        r"pass a scflow\.matching\.solvers\.Solver of your own",
     ):
         chosen("eular", SOLVERS, solvers.Solver, "solver")
     with pytest.raises(InputError, match=r"path=\['linear'\] is not known"):

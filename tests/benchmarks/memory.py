@@ -78,7 +78,7 @@ def import_cost() -> bool:
 def report(space: str, found: dict[str, Any]) -> bool:
     """Print one space's figures, and say whether its peak is within bounds."""
     bound = TIMES_CSR * found["csr"] + PLUS
-    holds = found["peak"] < bound
+    holds = bool(found["peak"] < bound)
     before = f"{mb(found['before'])} before training, {mb(found['peak_before'])} the peak until then"
     print(
         f"{verdict(holds)}: space={space!r} peaks at {mb(found['peak'])}, under {TIMES_CSR} x {mb(found['csr'])} of "

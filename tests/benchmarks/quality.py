@@ -139,7 +139,8 @@ def counts_of(adata: AnnData) -> sparse.csr_matrix:
 
 def types(adata: AnnData) -> NDArray[np.str_]:
     """The type of each cell."""
-    return adata.obs[CONDITION].astype(str).to_numpy(dtype=np.str_)
+    labels: NDArray[np.str_] = adata.obs[CONDITION].astype(str).to_numpy(dtype=np.str_)
+    return labels
 
 
 def resampled(cells: AnnData, wanted: NDArray[np.str_], seed: int) -> AnnData:
@@ -180,7 +181,8 @@ def nearest_distance(space: Space, cells: AnnData, others: AnnData) -> NDArray[A
     from sklearn.neighbors import NearestNeighbors
 
     index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(space.components(counts_of(others)))
-    return index.kneighbors(space.components(counts_of(cells)))[0][:, 0]
+    distances: NDArray[Any] = index.kneighbors(space.components(counts_of(cells)))[0]
+    return distances[:, 0]
 
 
 def trained(

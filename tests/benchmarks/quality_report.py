@@ -65,7 +65,7 @@ def markdown(table: pd.DataFrame) -> str:
     """A table for each data set: mean over seeds, +- standard deviation where there are several."""
     summary = means(table)
     metrics = [m for m in SHOWN if m in summary.index.get_level_values("metric")]
-    parts = [f"{setting()}; {table['seed'].nunique()} seeds."]
+    parts = [f"{setting()}; seeds {', '.join(map(str, sorted(set(table['seed']))))}."]
     for name in dict.fromkeys(table["data"]):
         rows = [
             f"### {name}",
@@ -84,7 +84,7 @@ def cell(summary: pd.DataFrame, key: tuple[str, str, str], digits: int) -> str:
     """Mean and deviation as text; nothing where it was not measured."""
     if key not in summary.index:
         return ""
-    mean, sd = summary.loc[key, "mean"], summary.loc[key, "std"]
+    mean, sd = (float(number) for number in summary.loc[key, ["mean", "std"]])
     return f"{mean:.{digits}f}" + ("" if np.isnan(sd) or not digits else f" ± {sd:.{digits}f}")
 
 
