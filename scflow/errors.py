@@ -9,7 +9,7 @@ __all__ = ["FileError", "InputError", "listed", "nearest"]
 
 
 class InputError(ValueError):
-    """Input that cannot be worked with: the message says what was found, what was expected and the line that mends it."""
+    """Input that cannot be worked with: the message says what was found, what was expected, and what mends it."""
 
 
 class FileError(ValueError):

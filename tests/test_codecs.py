@@ -103,11 +103,11 @@ def test_encoding_leaves_the_counts_alone(counts: sparse.csr_matrix, dense: Tens
         assert torch.equal(dense, before)
 
 
-def test_ranks_are_sixteenths_of_the_expected_count_below_zero_too(counts: sparse.csr_matrix) -> None:
+def test_ranks_are_fine_steps_of_the_expected_count_below_zero_too(counts: sparse.csr_matrix) -> None:
     codec = fitted(counts)
     state = 2 * torch.randn(200, codec.dim, generator=generator())
     ranks, expected = codec.rank(state, None, rng=generator()), codec.expected(state[:, :-1], state[:, -1:])
-    assert torch.equal(ranks, (16 * expected).round())
+    assert torch.equal(ranks, (64 * torch.asinh(16 * expected)).round())
     assert ranks.min() < 0
     assert (codec.decode(state, None, rng=generator()) >= 0).all()
 
@@ -351,12 +351,16 @@ def test_decoded_counts_have_the_likelihoods_mean_and_variance(conditional: Coun
     torch.testing.assert_close(mean.sum(), conditional.library.decode(state[:1, -1:]).sum())
 
 
-def test_an_untrained_decoder_starts_at_the_mean_profile() -> None:
+def test_an_untrained_decoder_starts_at_the_mean_profiles_of_the_whole_and_of_each_category() -> None:
+    counts = np.array([[4000, 1000, 5000], [1000, 4000, 5000], [1000, 4000, 5000]], dtype=np.float32)
+    types = torch.tensor([[0.0], [1.0], [1.0]])
     with torch.random.fork_rng(devices=[]):
-        codec = Counts.start(np.array([0.5, 0.3, 0.2]), np.array([10.0, 20.0]), latent=2, cardinalities=(2,))
-    mean, dispersion = codec.likelihood(torch.zeros(1, 2), torch.zeros(1, 1), torch.tensor([[1.0]]))
-    torch.testing.assert_close(mean / mean.sum(), torch.tensor([[0.5, 0.3, 0.2]]))
-    assert mean.sum().item() == pytest.approx(math.sqrt(200), rel=1e-5)
+        codec = Counts.start(sparse.csr_matrix(counts), types, latent=2, cardinalities=(2,))
+    at = torch.zeros(1, 2), torch.zeros(1, 1)
+    for c, profile in ((torch.nan, [0.2, 0.3, 0.5]), (0.0, [0.4, 0.1, 0.5]), (1.0, [0.1, 0.4, 0.5])):
+        mean, dispersion = codec.likelihood(*at, torch.tensor([[c]]))
+        torch.testing.assert_close(mean / mean.sum(), torch.tensor([profile]), rtol=2e-3, atol=1e-4)
+    assert mean.sum().item() == pytest.approx(10_000, rel=1e-4)
     assert dispersion.max() < 0.1  # Near Poisson.
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor, nn
 
 from scflow.codecs.base import Codec, LibrarySize, Settings, branch, design, design_width
+from scflow.codecs.statistics import library_sizes
 
 __all__ = ["Counts", "negative_binomial_nll"]
 
@@ -74,13 +76,37 @@ class Counts(Codec):
         self.register_buffer("code_sd", torch.ones(latent))
 
     @classmethod
-    def start(cls, mean_profile: NDArray[Any], sizes: NDArray[Any], **settings: Any) -> Counts:
-        """Untrained, with the bias at the log mean profile ``[n_genes]`` and the library sizes ``[n_cells]`` known."""
-        codec = cls(len(mean_profile), **settings)
+    def start(
+        cls, counts: sparse.csr_matrix, condition: Tensor | None, *, pseudocount: float = 1.0, **settings: Any
+    ) -> Counts:
+        """Untrained, but with the mean profiles known: of all cells, and of each category of the conditions.
+
+        A step moves a weight by the learning rate at most; from zero, a marker gene's effect would take thousands.
+
+        Parameters
+        ----------
+        counts, condition
+            Training counts ``[n_cells, n_genes]`` and conditions ``[n_cells, n_conditions]``.
+        pseudocount
+            Added to the observed and the expected counts of a category: rare genes start at no effect.
+        """
+        codec = cls(counts.shape[1], **settings)
+        codec.library = LibrarySize.of(library_sizes(counts))
+        profile = np.asarray(counts.sum(0, dtype=np.float64)).ravel() + 0.5
+        profile /= profile.sum()
+        columns = design(condition, codec.cardinalities, counts.shape[0], torch.device("cpu")).numpy()
         with torch.no_grad():
-            codec.bias.copy_(torch.from_numpy(mean_profile).log())
-        codec.library = LibrarySize.of(sizes)
+            codec.bias.copy_(torch.from_numpy(np.log(profile)))
+            for j in codec.categorical_columns():
+                observed = np.asarray(counts.T @ columns[:, j], dtype=np.float64)
+                ratio = (observed + pseudocount) / (observed.sum() * profile + pseudocount)
+                codec.effects[j].copy_(torch.from_numpy(np.log(ratio)))
         return codec
+
+    def categorical_columns(self) -> list[int]:
+        """Which columns of the design are categories, and not continuous values."""
+        kinds = [bool(k) for k in self.cardinalities for _ in range(k or 1)]
+        return [j for j, is_category in enumerate(kinds) if is_category]
 
     def settings(self) -> Settings:
         """Sizes and the weights of the loss."""
@@ -94,8 +120,8 @@ class Counts(Codec):
         }
 
     def fast_parameters(self) -> list[nn.Parameter]:
-        """The dispersions: they start near Poisson and have far to go, so they are learnt faster than the rest."""
-        return [self.dispersion, self.dispersions]
+        """Dispersions, which start near Poisson and have far to go, and effects: learnt faster than the rest."""
+        return [self.dispersion, self.dispersions, self.bias, self.effects, self.depth]
 
     def _design(self, condition: Tensor | None, like: Tensor) -> Tensor:
         out = design(condition, self.cardinalities, len(like), like.device)
@@ -115,7 +141,7 @@ class Counts(Codec):
         slope = self.depth[0] + c @ self.depth[1:]
         logits = self.bias + code @ self.loadings + c @ self.effects + library * slope
         mean = torch.softmax(logits, dim=1) * self.library.decode(library)
-        return mean, (self.dispersion + c @ self.dispersions).clamp(-10.0, 5.0).exp()
+        return mean, (self.dispersion + c @ self.dispersions).clamp(-7.0, 5.0).exp()
 
     def losses(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and divergence of every cell, each ``[n]``, at one posterior draw.

@@ -13,7 +13,7 @@ from scflow.codecs.statistics import EPSILON, GeneStatistics
 
 __all__ = ["Standardized"]
 
-_FINE = 16  # ranks are sixteenths of a count
+_FINE, _NEAR = 64.0, 16.0  # ranks are 1/64 of asinh(16 x): 1/1000 of a count near zero, a few per cent of a large one
 
 
 class Standardized(Codec):
@@ -97,8 +97,9 @@ class Standardized(Codec):
         return whole(mean, self.counts, self.dispersion, rng=rng)
 
     def rank(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
-        """Sixteenths of an expected count; below zero too, where most of a rare gene's cells are."""
-        return (self.expected(state[:, :-1], state[:, -1:]) * _FINE).round()
+        """Fine steps of an expected count, finest around zero; below it too, where most of a rare gene's cells are."""
+        expected = self.expected(state[:, :-1], state[:, -1:])
+        return (torch.asinh(expected * _NEAR) * _FINE).round()
 
 
 def whole(mean: Tensor, how: str, dispersion: Tensor, *, rng: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from scflow import nn
 from scflow.codecs import PCA, Codec, Embedding, GeneStatistics, Quantile, Standardized
 from scflow.codecs.statistics import library_sizes
 from scflow.conditions import Conditions
+from scflow.errors import InputError
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
 from scflow.matching import FlowMatching, noises
@@ -97,7 +99,11 @@ def learn(
         return flow
     n_drawn = _DRAWN if codec.dim <= 512 else _DRAWN_WIDE
     sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
-    return flow.calibrated(counts, condition, n_drawn=n_drawn, sampling=sampling)
+    try:
+        return flow.calibrated(counts, condition, n_drawn=n_drawn, sampling=sampling)
+    except KeyboardInterrupt:
+        warnings.warn("Interrupted while calibrating: the flow is kept, its counts are not calibrated.", stacklevel=2)
+        return flow
 
 
 def learn_embedding(
@@ -129,7 +135,13 @@ def _codec(
     if recipe.space == "counts":
         latent = min(recipe.latent, counts.shape[1])
         steps = max(1, min(2500, recipe.steps))
-        return fit_counts(counts, cells, condition, conditions.cardinalities, run, latent=latent, steps=steps)[0]
+        exact = replace(run, precision="float32")
+        codec, trained = fit_counts(
+            counts, cells, condition, conditions.cardinalities, exact, latent=latent, steps=steps
+        )
+        if trained.interrupted:
+            raise KeyboardInterrupt  # there is no flow yet that could be kept
+        return codec
     if recipe.space == "quantile":
         return Quantile.fit(counts)
     genes = Standardized.fit(statistics, library_sizes(counts), clip=clip)
@@ -140,6 +152,11 @@ def _codec(
 
 def _noise(choice: noises.Noise | str, statistics: GeneStatistics, codec: Codec) -> noises.Noise:
     """The noise itself; dropout-matched noise leaves the library size Gaussian."""
+    if isinstance(choice, noises.Dropout) and len(choice.rate) != codec.dim:
+        raise InputError(
+            f"noise has rates for {len(choice.rate)} coordinates; the states have {codec.dim} (one a gene, then the "
+            "library size). Use noise='dropout' to have them from the data."
+        )
     if isinstance(choice, noises.Noise):
         return choice
     if choice == "dropout":

@@ -13,7 +13,6 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from scflow.codecs import Counts
-from scflow.codecs.statistics import library_sizes
 from scflow.matching import FlowMatching, Preconditioned, noises
 from scflow.training.batches import Cells, Order, States
 from scflow.training.history import Callback, Monitor
@@ -91,7 +90,7 @@ def fit_field(
 ) -> tuple[Preconditioned, Trained]:
     """Train a field on states, and keep the weight average that is best on the validation cells."""
     rng = run.generator(1)
-    sample = states.states(run.train[: min(len(run.train), 4096)], rng=run.generator(2))
+    sample = states.states(run.train[: min(len(run.train), 1024)], rng=run.generator(2))
     dim = sample.shape[1]
     field = Preconditioned(network, objective.path, sample.std(0, correction=0), noise.sd(dim)).to(run.device)
 
@@ -151,11 +150,9 @@ def fit_counts(
 ) -> tuple[Counts, Trained]:
     """Train the autoencoder of counts; it stops on the likelihood of the validation cells."""
     rng = run.generator(5)
-    totals = np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1]) + 0.5
+    on_cpu = None if condition is None else condition.cpu()
     codec = seeded(
-        lambda: Counts.start(
-            totals / totals.sum(), library_sizes(counts), latent=latent, cardinalities=tuple(cardinalities)
-        ),
+        lambda: Counts.start(counts, on_cpu, latent=latent, cardinalities=tuple(cardinalities)),
         rng,
     ).to(run.device)
     assert isinstance(codec, Counts)
@@ -170,8 +167,7 @@ def fit_counts(
         fixed, total = run.generator(6), 0.0
         for rows in torch.split(run.validation[:2048], 256):
             c = None if condition is None else condition[rows]
-            nll, kl = codec.losses(cells.dense(rows), c, rng=fixed)
-            total += float((nll + kl).sum())
+            total += float(codec.losses(cells.dense(rows), c, rng=fixed)[0].sum())
         return total / min(len(run.validation), 2048)
 
     plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, decay=0.99)

@@ -135,7 +135,7 @@ class _Running:
         if bad >= _BAD_STEPS or not good:
             raise FloatingPointError(
                 f"The gradient has not been finite for {int(bad)} steps up to step {step} (learning rate {rate:.2g}). "
-                "The best weights so far are kept. Try a lower rate, scflow.tl.train(..., lr=1e-4)."
+                "Nothing was kept. Try a lower rate, scflow.tl.train(..., lr=1e-4)."
             )
         cells = self.cells
         self._clear(self.loss.device)

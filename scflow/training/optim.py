@@ -12,7 +12,7 @@ __all__ = ["WeightAverage", "adamw", "schedule", "warmup_steps"]
 
 
 def adamw(
-    module: nn.Module, *, lr: float, weight_decay: float = 0.01, fast: Iterable[nn.Parameter] = (), faster: float = 5.0
+    module: nn.Module, *, lr: float, weight_decay: float = 0.01, fast: Iterable[nn.Parameter] = (), faster: float = 10.0
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) whose decay spares biases, norms and embeddings.
 
