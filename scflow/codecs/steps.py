@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 __all__ = ["Steps", "count_steps", "random_ranks"]
 
 _SPAN = 1 << 40  # keys are row * _SPAN + value: values below 2**39, rows below 2**22
+_BLOCK = 1 << 20  # stored values that are sorted at a time
 
 
 class Steps(nn.Module):
@@ -70,9 +73,26 @@ def count_steps(
 
     Zeros are counted, never stored: the matrix may be as sparse as it is. `rows` selects cells.
     """
-    chosen = counts if rows is None else counts[rows]
-    n, genes = chosen.shape
-    stored = chosen.tocsc()
+    chosen = (counts if rows is None else counts[rows]).tocsc()
+    genes = chosen.shape[1]
+    edges = [0]
+    while edges[-1] < genes:  # Blocks of genes: sorting wants several times the memory of what is sorted.
+        upto = int(np.searchsorted(chosen.indptr, chosen.indptr[edges[-1]] + _BLOCK, side="right")) - 1
+        edges.append(min(max(upto, edges[-1] + 1), genes))
+    blocks = [_block_steps(chosen[:, i:j]) for i, j in pairwise(edges)]
+    start, values, shares = [np.zeros(1, np.int64)], [], []
+    for begin, value, share in blocks:
+        start.append(begin[1:] + start[-1][-1])
+        values.append(value)
+        shares.append(share)
+    return np.concatenate(start), np.concatenate(values), np.concatenate(shares)
+
+
+def _block_steps(
+    stored: sparse.csc_matrix,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The steps of a few genes."""
+    n, genes = stored.shape
     gene = np.repeat(np.arange(genes, dtype=np.int64), np.diff(stored.indptr))
     key, times = np.unique(gene * _SPAN + stored.data.astype(np.int64), return_counts=True)
     shift = 1 << 39  # a negative value borrows from the gene's part of the key

@@ -30,7 +30,8 @@ from scflow.training.fit import seeded
 __all__ = ["Recipe", "default_lr", "default_steps", "learn", "learn_embedding"]
 
 _DRAWN = 10_000
-_DRAWN_WIDE = 4_000
+_WIDEST = 8_000_000
+"""Most numbers, cells x coordinates, that calibration draws."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def learn(
     flow = _described(flow, genes, provenance, recipe)
     if not recipe.calibrate:
         return flow
-    n_drawn = _DRAWN if codec.dim <= 512 else _DRAWN_WIDE
+    n_drawn = min(_DRAWN, max(_WIDEST // codec.dim, 1000))
     sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
     try:
         return flow.calibrated(counts, condition, n_drawn=n_drawn, sampling=sampling)

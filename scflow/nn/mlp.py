@@ -80,8 +80,8 @@ class MLP(nn.Module):
 
 
 def _width(dim: int) -> int:
-    """A power of two about six times the square root of a wide state, 256 at least and 1024 at most."""
+    """A power of two of at least seven times the square root of a wide state, 256 at least and 1024 at most."""
     width = 256
-    while width < 1024 and width * width < 180 * dim:
+    while width < 1024 and width * width < 50 * dim:
         width *= 2
     return width

@@ -90,9 +90,9 @@ def fit_field(
 ) -> tuple[Preconditioned, Trained]:
     """Train a field on states, and keep the weight average that is best on the validation cells."""
     rng = run.generator(1)
-    sample = states.states(run.train[: min(len(run.train), 1024)], rng=run.generator(2))
-    dim = sample.shape[1]
-    field = Preconditioned(network, objective.path, sample.std(0, correction=0), noise.sd(dim)).to(run.device)
+    spread = states.states(run.train[:1024], rng=run.generator(2)).std(0, correction=0)
+    dim = len(spread)
+    field = Preconditioned(network, objective.path, spread, noise.sd(dim)).to(run.device)
 
     def loss(rows: Tensor) -> Tensor:
         x0 = states.states(rows, rng=rng)
