@@ -662,3 +662,19 @@ def test_devices() -> None:
     for bad in ("tpu", "cuda:99", 3.5, ""):
         with pytest.raises(InputError, match=r"device=.* cannot be used here \(.*\)\. Use device='auto' or 'cpu'"):
             device_of(bad)  # type: ignore[arg-type]
+
+
+def test_training_takes_half_the_cores_and_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scflow.tl._options import half_the_cores
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for cores, taken in ((2, 1), (6, 3), (64, 4)):
+            monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+            with pytest.raises(KeyboardInterrupt), half_the_cores():
+                assert torch.get_num_threads() == taken
+                raise KeyboardInterrupt
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from scflow.errors import InputError
 
-__all__ = ["device_of", "positive", "whole"]
+__all__ = ["device_of", "half_the_cores", "positive", "whole"]
 
 
 def whole(value: Any, name: str, *, least: int = 1) -> int:
@@ -49,3 +52,18 @@ def device_of(device: str | torch.device) -> torch.device:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"device={device!r} cannot be used here ({first}). Use device='auto' or 'cpu'.") from None
     return found
+
+
+@contextmanager
+def half_the_cores() -> Iterator[None]:
+    """At most half of the machine's cores for torch while this lasts, and what it had before afterwards.
+
+    Steps are short, and every one waits for its slowest thread: on cores that others use too, as many threads as cores
+    make a step ten times slower than half of them do.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, max(1, (os.cpu_count() or 2) // 2)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from scflow.errors import InputError
 from scflow.flow import Flow, Sampling
 from scflow.matching import solvers
 from scflow.matching.names import SOLVERS, chosen
-from scflow.tl._options import device_of, positive, whole
+from scflow.tl._options import device_of, half_the_cores, positive, whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,7 +100,8 @@ def generate(
         seed=whole(seed, "seed", least=0),
         progress=progress,
     )
-    drawn = flow.draw(n, condition, sampling)
+    with half_the_cores():
+        drawn = flow.draw(n, condition, sampling)
     return _anndata.new_cells(
         drawn.counts,
         genes=flow.genes,

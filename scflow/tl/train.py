@@ -16,7 +16,7 @@ from scflow.errors import InputError, nearest
 from scflow.flow import Flow
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.matching.names import COUPLINGS, PATHS, TIMES, WEIGHTS, chosen
-from scflow.tl._options import device_of, positive, whole
+from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.training import Run
 from scflow.training.history import Callback
 
@@ -160,7 +160,8 @@ def train(
         progress=progress,
         callbacks=tuple(callbacks),
     )
-    flow = _learn(adata, data, frame, layer, use_rep, recipe, run, key_added)
+    with half_the_cores():
+        flow = _learn(adata, data, frame, layer, use_rep, recipe, run, key_added)
     _leave(adata, flow, key_added)
     return flow
 
