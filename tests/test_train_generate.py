@@ -664,7 +664,7 @@ def test_devices() -> None:
             device_of(bad)  # type: ignore[arg-type]
 
 
-def test_training_takes_half_the_cores_and_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_the_cores_are_taken_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from scflow.tl._options import half_the_cores
 
     before = torch.get_num_threads()

@@ -131,15 +131,9 @@ def train(
     _anndata.checked(adata)
     _reserved(checkpoint, resume, field)
     space = _space(space, use_rep)
-    objective = matching.FlowMatching(
-        chosen(path, PATHS, matching.paths.Path, "path"),
-        chosen(time, TIMES, matching.times.Time, "time"),
-        chosen(weight, WEIGHTS, matching.weights.Weight, "weight"),
-        chosen(coupling, COUPLINGS, matching.couplings.Coupling, "coupling"),
-    )
     recipe = Recipe(
         space=space,
-        objective=objective,
+        objective=_objective(path, time, weight, coupling),
         noise=_noise(noise, space),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
@@ -206,6 +200,16 @@ def _learn(
     provenance |= {"layer": source or "X", "target_sum": done.statistics.target_sum}
     genes = tuple(str(name) for name in adata.var_names)
     return learn(data, done.statistics, done.clip, conditions, condition, genes, recipe, run, provenance)
+
+
+def _objective(path: Any, time: Any, weight: Any, coupling: Any) -> matching.FlowMatching:
+    """What the field is trained to do, from names or objects."""
+    return matching.FlowMatching(
+        chosen(path, PATHS, matching.paths.Path, "path"),
+        chosen(time, TIMES, matching.times.Time, "time"),
+        chosen(weight, WEIGHTS, matching.weights.Weight, "weight"),
+        chosen(coupling, COUPLINGS, matching.couplings.Coupling, "coupling"),
+    )
 
 
 def _space(space: str, use_rep: str | None) -> str:
