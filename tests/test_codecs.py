@@ -351,6 +351,24 @@ def test_decoded_counts_have_the_likelihoods_mean_and_variance(conditional: Coun
     torch.testing.assert_close(mean.sum(), conditional.library.decode(state[:1, -1:]).sum())
 
 
+def test_dispersion_follows_the_code() -> None:
+    """Two kinds of cells that nobody names; counts of the one are Poisson, of the other far from it."""
+    rng = np.random.default_rng(0)
+    noisy = rng.random(600) < 0.5
+    profiles = np.repeat([[14.0, 6.0], [6.0, 14.0]], 50, axis=1)
+    mean = profiles[noisy.astype(int)]
+    counts = np.where(noisy[:, None], rng.poisson(mean * rng.gamma(3, 1 / 3, mean.shape)), rng.poisson(mean))
+    data = Truth(profiles / 1000, sparse.csr_matrix(counts.astype(np.float32)), torch.zeros(600, 1))
+    cells = Cells(data.counts, torch.device("cpu"))
+    codec, _ = fit_counts(data.counts, cells, None, (), run_of(600), latent=2, steps=400, lr=1e-2)
+    with torch.no_grad():
+        code, _ = codec.posterior_of(data.dense, None)
+        _, dispersion = codec.likelihood(code, codec.library.encode(data.dense.sum(1, keepdim=True)), None)
+    found = dispersion.mean(1).numpy()
+    assert np.median(found[noisy]) == pytest.approx(1 / 3, rel=0.25)
+    assert np.median(found[~noisy]) < 0.1
+
+
 def test_an_untrained_decoder_starts_at_the_mean_profiles_of_the_whole_and_of_each_category() -> None:
     counts = np.array([[4000, 1000, 5000], [1000, 4000, 5000], [1000, 4000, 5000]], dtype=np.float32)
     types = torch.tensor([[0.0], [1.0], [1.0]])

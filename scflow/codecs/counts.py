@@ -71,6 +71,7 @@ class Counts(Codec):
         self.depth = nn.Parameter(torch.zeros(1 + width, n_genes))
         self.dispersion = nn.Parameter(torch.full((n_genes,), -3.0))
         self.dispersions = nn.Parameter(torch.zeros(width, n_genes))
+        self.unevenness = nn.Parameter(torch.zeros(latent + 1, n_genes))
         self.library = LibrarySize()
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_sd", torch.ones(latent))
@@ -141,7 +142,8 @@ class Counts(Codec):
         slope = self.depth[0] + c @ self.depth[1:]
         logits = self.bias + code @ self.loadings + c @ self.effects + library * slope
         mean = torch.softmax(logits, dim=1) * self.library.decode(library)
-        return mean, (self.dispersion + c @ self.dispersions).clamp(-7.0, 5.0).exp()
+        uneven = torch.cat([code, library], dim=1) @ self.unevenness
+        return mean, (self.dispersion + c @ self.dispersions + uneven).clamp(-7.0, 5.0).exp()
 
     def losses(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and divergence of every cell, each ``[n]``, at one posterior draw.
@@ -160,7 +162,8 @@ class Counts(Codec):
 
     def penalty(self) -> Tensor:
         """Minus the log of the normal priors that shrink conditions' effects: rare conditions borrow strength."""
-        return 0.5 * (self.effects.square().sum() + self.dispersions.square().sum() + 10.0 * self.depth.square().sum())
+        effects, dispersions = self.effects.square().sum(), self.dispersions.square().sum()
+        return 0.5 * (effects + dispersions + 4.0 * self.unevenness.square().sum() + 10.0 * self.depth.square().sum())
 
     @torch.no_grad()
     def standardize(self, means: Tensor, sds: Tensor) -> None:
