@@ -664,6 +664,30 @@ def test_devices() -> None:
             device_of(bad)  # type: ignore[arg-type]
 
 
+def test_training_and_drawing_take_half_of_the_cores(monkeypatch: pytest.MonkeyPatch, _cells: AnnData) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        note = lambda _: seen.append(torch.get_num_threads())  # noqa: E731
+        flow = scflow.tl.train(_cells.copy(), condition="cell_type", callbacks=(note,), **QUICK)
+        assert set(seen) == {3}
+        drawn = Flow.draw
+
+        def noted(self: Flow, *arguments: Any, **options: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            return drawn(self, *arguments, **options)
+
+        seen.clear()
+        monkeypatch.setattr(Flow, "draw", noted)
+        scflow.tl.generate(flow, 5, progress=False)
+        assert set(seen) == {3}
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_half_of_the_cores_are_taken_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from scflow.tl._options import half_the_cores
 

@@ -309,6 +309,25 @@ def test_gradients_are_clipped_and_the_history_has_the_norm_before() -> None:
     assert trained.history["gradient_norm"].tolist() == [1000]
 
 
+def test_clipping_is_that_of_torch() -> None:
+    """Adam forgets a common factor of all gradients, so they have to differ in size from step to step."""
+    slopes, taken = [1000.0, 0.5, 3.0, 0.5, 0.25], iter([1000.0, 0.5, 3.0, 0.5, 0.25])
+    line, _ = looped(
+        lambda line: -line.weight.abs().item(),
+        loss=lambda line, rows: next(taken) * line.weight.sum(),
+        steps=5,
+        clip=2.0,
+    )
+    expected = Line()
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=0.1, weight_decay=0.0)
+    for step, slope in enumerate(slopes):
+        optimizer.param_groups[0]["lr"] = 0.1 * schedule(step, steps=5, warmup=1)
+        expected.weight.grad = torch.tensor([slope])
+        torch.nn.utils.clip_grad_norm_(expected.parameters(), 2.0)
+        optimizer.step()
+    assert line.weight.item() == pytest.approx(expected.weight.item(), rel=1e-4)
+
+
 def test_ctrl_c_keeps_the_best_so_far_and_returns() -> None:
     def stop(row: dict[str, float]) -> None:
         if row["step"] == 15:

@@ -75,7 +75,7 @@ def train(
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     average = WeightAverage(parameters, decay=plan.decay)
-    best, running = _Best(average.copy()), _Running(parameters[0].device)
+    best, running = _Best(average.copy()), _Running()
     rates, warmup, interrupted = [float(g["lr"]) for g in optimizer.param_groups], warmup_steps(plan.steps), False
     module.train()
     try:
@@ -87,8 +87,10 @@ def train(
                 value = loss(rows)
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, plan.clip, foreach=True)
-            # The optimiser itself passes over such a step, on the device: no step waits for the host to look.
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+            # The optimiser itself clips, and passes over a step that is not finite, on the device: clipping takes no
+            # pass of its own over the gradients, and no step waits for the host to look.
+            optimizer.grad_scale = (norm / plan.clip).clamp_min(1.0)  # type: ignore[attr-defined]
             optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             optimizer.step()
             average.update()
@@ -111,35 +113,38 @@ def train(
 
 
 class _Running:
-    """Sums over the steps since the last report, kept on the device."""
+    """Losses and gradient norms since the last report, kept on the device and not looked at."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._clear(device)
+    losses: list[Tensor]
+    norms: list[Tensor]
+    cells: int
 
-    def _clear(self, device: torch.device) -> None:
-        self.loss, self.norm, self.good, self.bad = torch.zeros(4, device=device).unbind()
-        self.cells = 0
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.losses, self.norms, self.cells = [], [], 0
 
     def add(self, loss: Tensor, norm: Tensor, cells: int) -> None:
-        """Count one step."""
-        good = norm.isfinite() & loss.isfinite()
-        self.loss = self.loss + torch.where(good, loss, 0.0)
-        self.norm = self.norm + torch.where(good, norm, 0.0)
-        self.good = self.good + good
-        self.bad = torch.where(good, 0.0, self.bad + 1)
+        """Keep one step's."""
+        self.losses.append(loss)
+        self.norms.append(norm)
         self.cells += cells
 
     def report(self, step: int, rate: float) -> dict[str, float]:
         """The means, and a new start; the only place where the host waits for the device."""
-        loss, norm, good, bad = torch.stack([self.loss, self.norm, self.good, self.bad]).tolist()
-        if bad >= _BAD_STEPS or not good:
+        loss, norm = torch.stack([torch.stack(self.losses).float(), torch.stack(self.norms).float()]).cpu()
+        good = loss.isfinite() & norm.isfinite()
+        bad = len(good) - int(good.nonzero().max()) - 1 if good.any() else len(good)
+        if bad >= _BAD_STEPS or not good.any():
             raise FloatingPointError(
-                f"The gradient has not been finite for {int(bad)} steps up to step {step} (learning rate {rate:.2g}). "
+                f"The gradient has not been finite for {bad} steps up to step {step} (learning rate {rate:.2g}). "
                 "Nothing was kept. Try a lower rate, scflow.tl.train(..., lr=1e-4)."
             )
         cells = self.cells
-        self._clear(self.loss.device)
-        return {"step": step, "loss": loss / good, "gradient_norm": norm / good, "learning_rate": rate, "cells": cells}
+        self._clear()
+        mean_loss, mean_norm = float(loss[good].mean()), float(norm[good].mean())
+        return {"step": step, "loss": mean_loss, "gradient_norm": mean_norm, "learning_rate": rate, "cells": cells}
 
 
 class _Best:
