@@ -664,14 +664,14 @@ def test_devices() -> None:
             device_of(bad)  # type: ignore[arg-type]
 
 
-def test_training_and_drawing_take_half_of_the_cores(monkeypatch: pytest.MonkeyPatch, _cells: AnnData) -> None:
+def test_training_and_drawing_take_half_of_the_cores(monkeypatch: pytest.MonkeyPatch, cells: AnnData) -> None:
     seen: list[int] = []
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
         note = lambda _: seen.append(torch.get_num_threads())  # noqa: E731
-        flow = scflow.tl.train(_cells.copy(), condition="cell_type", callbacks=(note,), **QUICK)
+        flow = scflow.tl.train(cells, condition="cell_type", callbacks=(note,), **QUICK)
         assert set(seen) == {3}
         drawn = Flow.draw
 
