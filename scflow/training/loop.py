@@ -87,10 +87,8 @@ def train(
                 value = loss(rows)
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-            # The optimiser itself clips, and passes over a step that is not finite, on the device: clipping takes no
-            # pass of its own over the gradients, and no step waits for the host to look.
-            optimizer.grad_scale = (norm / plan.clip).clamp_min(1.0)  # type: ignore[attr-defined]
+            norm = nn.utils.clip_grad_norm_(parameters, plan.clip, foreach=True)
+            # The optimiser itself passes over such a step, on the device: no step waits for the host to look.
             optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             optimizer.step()
             average.update()
