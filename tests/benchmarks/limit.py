@@ -1,0 +1,91 @@
+"""What the number of training cells costs by itself, with all else perfect; docs/benchmarks.md tells how.
+
+python tests/benchmarks/limit.py --data pbmc3k
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from quality import CONDITION, data_folder, load, prepare
+from scipy import sparse
+
+import scflow
+from scflow.codecs.calibration import Calibration, group_codes
+from scflow.flow import Flow
+from scflow.flow._sampling import Sampling
+from scflow.metrics import Space, two_sample_auc
+
+Cells = tuple[sparse.csr_matrix, NDArray[np.int64]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table for each data set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=["pbmc68k"], help="data sets of quality.py (pbmc68k)")
+    parser.add_argument("--seed", type=int, default=0, help="of split and training (0)")
+    parser.add_argument("--repeats", type=int, default=5, help="samples of the truth (%(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for name in options.data:
+        adata = load(name)
+        if adata is None:
+            print(f"{name}: not in {data_folder()}; set SCFLOW_DATA to its folder (data/README.md). Skipped.")
+            continue
+        table = pd.DataFrame(measured(adata, options.seed, options.repeats))
+        summary = table.agg(["mean", "std"]).round(3)
+        print(f"{name}, {options.repeats} samples of {adata.n_obs // 2:,} cells\n{summary.to_string()}", flush=True)
+    return 0
+
+
+def measured(adata: AnnData, seed: int, repeats: int) -> Iterator[dict[str, float]]:
+    """The AUC by genes of cells of the truth itself, and of the truth calibrated on a sample of it.
+
+    The truth is a trained flow. Calibrating it on as many of its own cells as there are training cells changes nothing
+    but marginals, which then have those cells' sampling error.
+    """
+    train, held_out = prepare(adata, seed)
+    truth = scflow.tl.train(train.copy(), condition=CONDITION, space="counts", seed=seed, progress=False)
+    many, n = drawn(truth, 10_000, 1), held_out.n_obs // 2
+    for r in range(repeats):
+        sample, real, new = drawn(truth, train.n_obs, 10 + r), drawn(truth, n, 1000 + r), drawn(truth, n, 2000 + r)
+        row = {"the truth": auc(real[0], new[0], sample[0])}
+        for label, shrinkage in (("calibrated by gene and type", 20.0), ("calibrated by gene", 1e9)):
+            calibration = Calibration.fit(*many, *sample, shrinkage=shrinkage)
+            row[label] = auc(real[0], carried(calibration, *new, seed=r), sample[0])
+        yield row
+
+
+def drawn(flow: Flow, n: int, seed: int) -> Cells:
+    """Counts, and the codes of the cells' types."""
+    cells = flow.draw(n, sampling=Sampling(seed=seed))
+    assert cells.counts is not None
+    return cells.counts, group_codes(cells.condition, flow.conditions.cardinalities, n).numpy()
+
+
+def carried(
+    calibration: Calibration, counts: sparse.csr_matrix, groups: NDArray[np.int64], *, seed: int
+) -> sparse.csr_matrix:
+    """The counts after calibration."""
+    values, codes = torch.from_numpy(counts.toarray()), torch.from_numpy(groups)
+    out = calibration(values, codes, rng=torch.Generator().manual_seed(seed))
+    return sparse.csr_matrix(out.numpy().astype(np.int32))
+
+
+def auc(real: sparse.csr_matrix, new: sparse.csr_matrix, reference: sparse.csr_matrix) -> float:
+    """Of the judge's forest, by genes."""
+    space = Space.fit(reference)
+    return two_sample_auc(space.genes(real), space.genes(new)).value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
