@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
-from quality import CONDITION, data_folder, load, prepare
+from quality import CONDITION, data_sets, prepare
 from scipy import sparse
 
 import scflow
@@ -36,11 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    for name in options.data:
-        adata = load(name)
-        if adata is None:
-            print(f"{name}: not in {data_folder()}; set SCFLOW_DATA to its folder (data/README.md). Skipped.")
-            continue
+    for name, adata in data_sets(options.data):
         table = pd.DataFrame(measured(adata, options.seed, options.repeats))
         summary = table.agg(["mean", "std"]).round(3)
         print(f"{name}, {options.repeats} samples of {adata.n_obs // 2:,} cells\n{summary.to_string()}", flush=True)

@@ -41,11 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     table = pd.DataFrame()
-    for name in options.data:
-        adata = load(name)
-        if adata is None:
-            print(f"{name}: not in {data_folder()}; set SCFLOW_DATA to its folder (data/README.md). Skipped.")
-            continue
+    for name, adata in data_sets(options.data):
         print(heading(), flush=True)
         for seed in options.seeds:
             for found in measured(adata, name, seed, options):
@@ -91,6 +87,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def data_folder() -> Path:
     """The folder of real data: `SCFLOW_DATA` where it is set, otherwise ../shared/data beside the repository."""
     return Path(os.environ.get("SCFLOW_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+def data_sets(names: Sequence[str]) -> Iterator[tuple[str, AnnData]]:
+    """Those of the data sets that are there, read one at a time; a line for each that is not."""
+    for name in names:
+        adata = load(name)
+        if adata is None:
+            print(f"{name}: not in {data_folder()}; set SCFLOW_DATA to its folder (data/README.md). Skipped.")
+        else:
+            yield name, adata
 
 
 def load(name: str) -> AnnData | None:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
-from quality import CONDITION, cells_of, counts_of, data_folder, load, prepare, types
+from quality import CONDITION, cells_of, counts_of, data_sets, prepare, types
 from torch import Tensor
 
 import scflow
@@ -48,11 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    for name in options.data:
-        adata = load(name)
-        if adata is None:
-            print(f"{name}: not in {data_folder()}; set SCFLOW_DATA to its folder (data/README.md). Skipped.")
-            continue
+    for name, adata in data_sets(options.data):
         rows = [row for seed in options.seeds for row in compared(adata, seed, options.steps)]
         table = pd.DataFrame(rows).groupby(["way back", "calibrated"], sort=False).mean()
         print(f"\n{name}, seeds {options.seeds}\n{table.round(4).to_string()}", flush=True)
