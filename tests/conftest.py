@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anndata
@@ -45,6 +45,21 @@ def _simulated() -> AnnData:
 def simulated(_simulated: AnnData) -> AnnData:
     """200 simulated cells of 50 genes, three types and two batches, the test's own copy."""
     return _simulated.copy()
+
+
+@pytest.fixture(scope="module")
+def small_flows() -> Iterator[None]:
+    """Narrow networks and few cells to calibrate on, for tests of bookkeeping and not of quality.
+
+    A module asks for it with `pytestmark`. Its own module fixtures that train name it too: so it comes before them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scflow.nn.mlp._width", lambda dim: 32)
+        # Bits are promised on a CPU: that is what "auto" is to find here.
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        patch.setattr("torch.backends.mps.is_available", lambda: False)
+        patch.setattr("scflow.flow._learning._DRAWN", 1024)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,7 @@ from scflow.matching import noises, paths, solvers
 
 N_CELLS = 200
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """Narrow networks and few cells to calibrate on: these tests are about bookkeeping, not about quality."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scflow.nn.mlp._width", lambda dim: 32)
-        # Bits are promised on a CPU: that is what "auto" is to find here.
-        patch.setattr("torch.cuda.is_available", lambda: False)
-        patch.setattr("torch.backends.mps.is_available", lambda: False)
-        patch.setattr("scflow.flow._learning._DRAWN", 1024)
-        yield
+pytestmark = pytest.mark.usefixtures("small_flows")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def flows(_small: None, cells) -> dict[str, Flow]:
+def flows(small_flows: None, cells) -> dict[str, Flow]:
     return {
         name: scflow.tl.train(cells.copy(), steps=20, progress=False, **settings) for name, settings in SETTINGS.items()
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,7 @@ from scflow.tl._options import device_of, positive, whole
 N_CELLS, N_GENES = 200, 30
 QUICK: dict[str, Any] = {"steps": 8, "progress": False}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """Narrow networks and few cells to calibrate on: these tests are about bookkeeping, not about quality."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scflow.nn.mlp._width", lambda dim: 16)
-        # Bits are promised on a CPU: that is what "auto" is to find here.
-        patch.setattr("torch.cuda.is_available", lambda: False)
-        patch.setattr("torch.backends.mps.is_available", lambda: False)
-        patch.setattr("scflow.flow._learning._DRAWN", 256)
-        yield
+pytestmark = pytest.mark.usefixtures("small_flows")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +45,7 @@ def cells(_cells: AnnData) -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def trained(_small: None, _cells: AnnData) -> AnnData:
+def trained(small_flows: None, _cells: AnnData) -> AnnData:
     """The cells after training: the flow is in `.uns`. Tests read it only."""
     adata = _cells.copy()
     scflow.tl.train(adata, condition="cell_type", **QUICK)
@@ -71,12 +60,12 @@ def flow(trained: AnnData) -> Flow:
 
 
 @pytest.fixture(scope="module")
-def unconditional(_small: None, _cells: AnnData) -> Flow:
+def unconditional(small_flows: None, _cells: AnnData) -> Flow:
     return scflow.tl.train(_cells.copy(), space="quantile", **QUICK)
 
 
 @pytest.fixture(scope="module")
-def two(_small: None, _cells: AnnData) -> Flow:
+def two(small_flows: None, _cells: AnnData) -> Flow:
     return scflow.tl.train(_cells.copy(), space="genes", condition=["cell_type", "dose"], **QUICK)
 
 
