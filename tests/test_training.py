@@ -399,6 +399,13 @@ def test_a_validation_loss_of_nan_is_never_the_best() -> None:
 # The monitor.
 
 
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_the_bar_is_silent_when_piped(monkeypatch: pytest.MonkeyPatch) -> None:
     piped = io.StringIO()
     monkeypatch.setattr(sys, "stderr", piped)
@@ -409,10 +416,6 @@ def test_the_bar_is_silent_when_piped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_bar_shows_loss_and_rate_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monitor = Monitor(10, title="flow", progress=True)
@@ -423,10 +426,6 @@ def test_the_bar_shows_loss_and_rate_in_a_terminal(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_progress_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     Monitor(10, title="flow", progress=False).close()
