@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import anndata
 import matplotlib
 import pytest
 import torch
@@ -17,12 +14,6 @@ import scflow
 matplotlib.use("Agg")
 # One thread, so that sums are added in the same order on every machine.
 torch.set_num_threads(1)
-
-
-def data_folder() -> Path:
-    """The folder of real data: `SCFLOW_DATA` where it is set, otherwise ../shared/data beside the repository."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return Path(os.environ.get("SCFLOW_DATA", beside))
 
 
 @pytest.fixture(scope="session")
@@ -60,16 +51,3 @@ def small_flows() -> Iterator[None]:
         patch.setattr("torch.backends.mps.is_available", lambda: False)
         patch.setattr("scflow.flow._learning._DRAWN", 1024)
         yield
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Callable[[str], AnnData]:
-    """Read a file of the data folder by name, such as ``shared_data("pbmc3k")``, or skip the test and say why."""
-
-    def read(name: str) -> AnnData:
-        path = data_folder() / f"{name.removesuffix('.h5ad')}.h5ad"
-        if not path.is_file():
-            pytest.skip(f"{path.name} is not in the data folder; see data/README.md, and set SCFLOW_DATA to its folder")
-        return anndata.read_h5ad(path)
-
-    return read
