@@ -621,6 +621,23 @@ def test_one_group_is_the_whole() -> None:
     assert len(calibration.groups) == 0
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_carrying_a_sparse_matrix_is_the_map_of_its_dense_rows(grouped: bool) -> None:
+    """All at once, and in parts that follow one another in the same random numbers."""
+    codes = np.repeat([0, 1], 500)
+    truth = np.concatenate([poisson(1, 500, 3, 0), poisson(8, 500, 3, 1)])
+    calibration = fit(poisson(4, 1000, 3, 2), codes, truth, codes)
+    fresh, groups = poisson(4, 100, 3, 3), np.arange(100) % 3 - 1 if grouped else None
+    for cells in (100, 30):
+        rng, dense = generator(3), []
+        for rows in torch.arange(100).split(cells):
+            of = None if groups is None else torch.from_numpy(groups)[rows]
+            dense.append(calibration(torch.from_numpy(fresh)[rows], of, rng=rng))
+        sparsely = calibration.carry(sparse.csr_matrix(fresh), groups, rng=generator(3), cells=cells)
+        assert sparsely.dtype == np.int32
+        np.testing.assert_array_equal(sparsely.toarray(), torch.cat(dense))
+
+
 def test_tables_are_loaded_into_empty_ones() -> None:
     codes = np.repeat([0, 1], 200)
     calibration = fit(poisson(2, 400, 3, 0), codes, poisson(3, 400, 3, 1), codes)

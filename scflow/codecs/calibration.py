@@ -106,12 +106,21 @@ class Calibration(nn.Module):
     def _map(self, row: Tensor, value: Tensor, *, rng: torch.Generator) -> Tensor:
         return self.data.quantile(row, random_ranks(self.model, row, value, rng=rng))
 
-    def carry(self, drawn: sparse.csr_matrix, *, rng: torch.Generator, cells: int = 512) -> sparse.csr_matrix:
-        """A sparse matrix of values through the map of the whole, a few rows at a time."""
+    def carry(
+        self,
+        drawn: sparse.csr_matrix,
+        groups: NDArray[np.int64] | None = None,
+        *,
+        rng: torch.Generator,
+        cells: int = 512,
+    ) -> sparse.csr_matrix:
+        """The same for a sparse matrix of values, some `cells` at a time; without `groups`, by the map of the whole."""
         chunks = []
         for start in range(0, drawn.shape[0], cells):
-            values = torch.from_numpy(drawn[start : start + cells].toarray())
-            chunks.append(sparse.csr_matrix(self(values, None, rng=rng).numpy().astype(np.int32)))
+            rows = slice(start, start + cells)
+            values = torch.from_numpy(drawn[rows].toarray())
+            codes = None if groups is None else torch.from_numpy(groups[rows])
+            chunks.append(sparse.csr_matrix(self(values, codes, rng=rng).numpy().astype(np.int32)))
         carried: sparse.csr_matrix = sparse.vstack(chunks, format="csr")
         return carried
 

@@ -57,7 +57,7 @@ def measured(adata: AnnData, seed: int, repeats: int) -> Iterator[dict[str, floa
         row = {"the truth": auc(real[0], new[0], sample[0])}
         for label, shrinkage in (("calibrated by gene and type", 20.0), ("calibrated by gene", 1e9)):
             calibration = Calibration.fit(*many, *sample, shrinkage=shrinkage)
-            row[label] = auc(real[0], carried(calibration, *new, seed=r), sample[0])
+            row[label] = auc(real[0], calibration.carry(*new, rng=torch.Generator().manual_seed(r)), sample[0])
         yield row
 
 
@@ -66,15 +66,6 @@ def drawn(flow: Flow, n: int, seed: int) -> Cells:
     cells = flow.draw(n, sampling=Sampling(seed=seed))
     assert cells.counts is not None
     return cells.counts, group_codes(cells.condition, flow.conditions.cardinalities, n).numpy()
-
-
-def carried(
-    calibration: Calibration, counts: sparse.csr_matrix, groups: NDArray[np.int64], *, seed: int
-) -> sparse.csr_matrix:
-    """The counts after calibration."""
-    values, codes = torch.from_numpy(counts.toarray()), torch.from_numpy(groups)
-    out = calibration(values, codes, rng=torch.Generator().manual_seed(seed))
-    return sparse.csr_matrix(out.numpy().astype(np.int32))
 
 
 def auc(real: sparse.csr_matrix, new: sparse.csr_matrix, reference: sparse.csr_matrix) -> float:
