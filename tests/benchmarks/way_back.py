@@ -9,7 +9,6 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,12 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from quality import CONDITION, cells_of, counts_of, data_sets, prepare, types
+from scipy import sparse
 from torch import Tensor
 
 import scflow
 from scflow.codecs import Standardized
-from scflow.codecs.base import Codec
+from scflow.codecs.calibration import Calibration, group_codes
 from scflow.flow import Flow
 from scflow.flow._sampling import Sampling
 
@@ -30,16 +30,8 @@ EXPECTED = "expected count"
 SHOWN = {"forest_auc_genes": "AUC genes", "forest_auc_components": "AUC PCs", "mmd": "MMD^2", "zero_fractions": "zeros"}
 
 
-class Drawn(Standardized):
-    """Gene space whose calibration ranks the counts it drew, and not the expected counts."""
-
-    def rank(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
-        """The drawn counts."""
-        return self.decode(state, condition, rng=rng)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table for each data set and seed, and one of the means."""
+    """Print a table for each data set, of means over seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["pbmc68k"], help="data sets of quality.py (pbmc68k)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="each changes split, training, drawing (0)")
@@ -56,26 +48,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compared(adata: AnnData, seed: int, steps: int | None) -> Iterator[dict[str, object]]:
-    """The figures of one trained flow's cells, by every way back; each draws the same states."""
+    """The figures of one trained flow's cells, by every way back from the same states."""
     train, held_out = prepare(adata, seed)
     flow = scflow.tl.train(train.copy(), condition=CONDITION, space="genes", steps=steps, seed=seed, progress=False)
-    ways = {way: replace(flow, codec=codec_of(flow, train, way), calibration=None) for way in WAYS}
-    ways[EXPECTED] = replace(flow, calibration=None)
-    for way, plain in ways.items():
-        condition = plain.conditions.encode(train.obs[[CONDITION]])
-        calibrated = plain.calibrated(counts_of(train), condition, n_drawn=2000, sampling=Sampling(seed=seed + 1))
+    codec, counts = flow.codec, counts_of(train)
+    assert isinstance(codec, Standardized)
+    codec.dispersion.copy_(torch.from_numpy(dispersions(counts.toarray(), types(train))))
+    groups = codes(flow, flow.conditions.encode(train.obs[[CONDITION]]), train.n_obs)
+    many, many_groups = states(flow, 2000, None, seed + 1)
+    few, few_groups = states(flow, held_out.n_obs, held_out.obs[[CONDITION]], seed)
+    for way in (*WAYS, EXPECTED):
+        plain = values(codec, few, way, seed)
         # Without calibration the expected count is rounded stochastically: the row is there once already.
-        for one in (calibrated,) if way == EXPECTED else (plain, calibrated):
-            yield {"way back": way, "calibrated": one is calibrated} | figures(one, train, held_out, seed)
+        if way != EXPECTED:
+            yield {"way back": way, "calibrated": False} | figures(plain, train, held_out, seed)
+        model = values(codec, many, way, seed + 1)
+        calibration = Calibration.fit(model, many_groups, counts, groups, seed=seed + 1)
+        carried = calibration.carry(plain, few_groups, rng=torch.Generator().manual_seed(seed + 2))
+        yield {"way back": way, "calibrated": True} | figures(carried, train, held_out, seed)
 
 
-def codec_of(flow: Flow, train: AnnData, way: str) -> Codec:
-    """The flow's codec with another way back."""
-    assert isinstance(flow.codec, Standardized)
-    codec = Drawn(**{**flow.codec.settings(), "counts": way})
-    codec.load_state_dict(flow.codec.state_dict())
-    codec.dispersion.copy_(torch.from_numpy(dispersions(counts_of(train).toarray(), types(train))))
-    return codec.eval()
+def states(flow: Flow, n: int, request: pd.DataFrame | None, seed: int) -> tuple[Tensor, NDArray[np.int64]]:
+    """Where the flow ends, and the codes of the cells' types."""
+    drawn = flow.draw(n, request, Sampling(seed=seed, calibrate=False))
+    return torch.from_numpy(drawn.state), codes(flow, drawn.condition, n)
+
+
+def codes(flow: Flow, condition: Tensor | None, n: int) -> NDArray[np.int64]:
+    """A code for each cell's type."""
+    return group_codes(condition, flow.conditions.cardinalities, n).numpy()
+
+
+def values(codec: Standardized, state: Tensor, way: str, seed: int) -> sparse.csr_matrix:
+    """Counts by a way back, or the fine steps of the expected count, by which a calibrated flow ranks cells."""
+    rng = torch.Generator().manual_seed(seed)
+    if way == EXPECTED:
+        found = codec.rank(state, None, rng=rng)
+    else:
+        codec.counts = way
+        found = codec.decode(state, None, rng=rng)
+    return sparse.csr_matrix(found.numpy().astype(np.int32))
 
 
 def dispersions(counts: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -89,11 +101,9 @@ def dispersions(counts: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArra
     return result
 
 
-def figures(flow: Flow, train: AnnData, held_out: AnnData, seed: int) -> dict[str, float]:
+def figures(counts: sparse.csr_matrix, train: AnnData, held_out: AnnData, seed: int) -> dict[str, float]:
     """The scores of as many cells as are held out, of the same types."""
-    drawn = flow.draw(held_out.n_obs, held_out.obs[[CONDITION]], sampling=Sampling(seed=seed))
-    assert drawn.counts is not None
-    cells = cells_of(drawn.counts, train, types(held_out))
+    cells = cells_of(counts, train, types(held_out))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, message=".*conditions")
         scores = scflow.tl.score(held_out, cells, reference=train, condition=None, metrics=list(SHOWN), seed=seed)
