@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scflow.training.history import Monitor
-from scflow.training.optim import WeightAverage, load, schedule, warmup_steps
+from scflow.training.optim import WeightAverage, clipped, load, schedule, warmup_steps
 
 __all__ = ["Plan", "Trained", "train"]
 
@@ -87,7 +87,7 @@ def train(
                 value = loss(rows)
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, plan.clip, foreach=True)
+            norm = clipped(parameters, plan.clip)
             # The optimiser itself passes over such a step, on the device: no step waits for the host to look.
             optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             optimizer.step()

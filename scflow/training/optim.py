@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightAverage", "adamw", "schedule", "warmup_steps"]
+__all__ = ["WeightAverage", "adamw", "clipped", "schedule", "warmup_steps"]
 
 
 def adamw(
@@ -45,6 +45,18 @@ def schedule(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float
         return (step + 1) / warmup
     done = min((step - warmup) / max(1, steps - warmup), 1.0)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def clipped(parameters: Sequence[Tensor], most: float) -> Tensor:
+    """Scale gradients down to a total norm of `most`, and give the norm they had before.
+
+    Most steps have less, and scaling by 1 would be one more pass over all gradients: on the CPU, where looking at the
+    norm costs nothing, it is left out.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    if norm.device.type != "cpu" or norm > most:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm, foreach=True)
+    return norm
 
 
 class WeightAverage:
