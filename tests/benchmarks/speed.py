@@ -43,7 +43,7 @@ class Clock:
     ours: list[Seconds] = field(default_factory=list)
     plain: list[Seconds] = field(default_factory=list)
     looks: list[Seconds] = field(default_factory=list)
-    products: float = 0.0
+    products: float = float("nan")
     batch_size: int = 0
     dim: int = 0
 
@@ -216,13 +216,14 @@ def report(space: str, clock: Clock, options: argparse.Namespace) -> bool:
     ratio, cells = float(plain / ours), clock.batch_size * options.steps
     every = min(500, _learning.default_steps(options.cells) // LOOKS)
     with_looks = plain / (ours + look * options.steps / every)
+    unprofiled = " (training stopped by itself before the round that is profiled)" if np.isnan(clock.products) else ""
     print(
         f"{'PASS' if ratio >= LEAST else 'FAIL'}: space={space!r} ({clock.dim} coordinates, batches of "
         f"{clock.batch_size}): {cells / ours:,.0f} cells a second, {cells / plain:,.0f} by the plain loop: ratio "
         f"{ratio:.3f}, at least {LEAST}\n"
         f"    single rounds {rounds.min():.3f} to {rounds.max():.3f}; by CPU time {plain_cpu / ours_cpu:.3f}\n"
         f"    {with_looks:.3f} with the looks at validation cells of a whole run ({look:.2f} s every {every} steps)\n"
-        f"    matrix products take {clock.products:.1%} of the time of scflow's steps",
+        f"    matrix products take {clock.products:.1%} of the time of scflow's steps{unprofiled}",
         flush=True,
     )
     return ratio >= LEAST
