@@ -14,7 +14,18 @@ from torch import Tensor
 
 from scflow import nn
 from scflow.errors import InputError
-from scflow.matching import FlowMatching, Preconditioned, couplings, noises, paths, solvers, times, weights
+from scflow.matching import (
+    Bare,
+    FlowMatching,
+    Preconditioned,
+    couplings,
+    noises,
+    paths,
+    preconditioned,
+    solvers,
+    times,
+    weights,
+)
 from scflow.matching.guidance import Guided
 from scflow.matching.names import COUPLINGS, PATHS, SOLVERS, TIMES, WEIGHTS, chosen, named
 
@@ -28,7 +39,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Trigonometric(paths.Path):
+class Trigonometric(paths.Affine):
     """A path of our own, of constant norm: what is written for any affine path must hold for it."""
 
     def coefficients(self, t: Tensor) -> paths.Coefficients:
@@ -38,83 +49,11 @@ class Trigonometric(paths.Path):
 
 
 EVERY_PATH = pytest.mark.parametrize("path", [paths.Linear(), Trigonometric()], ids=lambda p: type(p).__name__)
-
-
-# Paths.
-
-
-@EVERY_PATH
-def test_the_velocity_is_the_numerical_derivative(path: paths.Path) -> None:
-    x0, x1 = normal(64, 3, 2).double(), normal(64, 3, 2, seed=1).double()
-    t, h = torch.linspace(0.01, 0.99, 64, dtype=torch.float64), 1e-5
-    there, back = path.sample(x0, x1, t + h).x, path.sample(x0, x1, t - h).x
-    torch.testing.assert_close(path.sample(x0, x1, t).velocity, (there - back) / (2 * h), rtol=1e-7, atol=1e-8)
-
-
-@EVERY_PATH
-def test_the_coefficients_derivatives_are_numerical_ones(path: paths.Path) -> None:
-    t, h = torch.linspace(0.01, 0.99, 99, dtype=torch.float64), 1e-5
-    here, there, back = (path.coefficients(t + s) for s in (0.0, h, -h))
-    torch.testing.assert_close(here.d_alpha, (there.alpha - back.alpha) / (2 * h), rtol=1e-7, atol=1e-8)
-    torch.testing.assert_close(here.d_sigma, (there.sigma - back.sigma) / (2 * h), rtol=1e-7, atol=1e-8)
-
-
-@EVERY_PATH
-def test_data_are_at_zero_and_noise_is_at_one(path: paths.Path) -> None:
-    x0, x1 = normal(5, 2), normal(5, 2, seed=1)
-    torch.testing.assert_close(path.sample(x0, x1, torch.zeros(5)).x, x0)
-    torch.testing.assert_close(path.sample(x0, x1, torch.ones(5)).x, x1)
-
-
-def test_the_linear_path_in_closed_form() -> None:
-    """`Linear.sample` has its own way of mixing: it gives what the coefficients give."""
-    x0, x1, t = normal(50, 4), normal(50, 4, seed=1), torch.rand(50, generator=generator(2))
-    general, own = paths.Path.sample(paths.Linear(), x0, x1, t), paths.Linear().sample(x0, x1, t)
-    torch.testing.assert_close(own.x, (1 - t)[:, None] * x0 + t[:, None] * x1)
-    torch.testing.assert_close(own.x, general.x)
-    torch.testing.assert_close(own.velocity, x1 - x0)
-
-
-# Times and weights.
-
-
-def test_stratified_times_have_one_draw_in_each_bin() -> None:
-    for n in (1, 7, 256):
-        t = times.Stratified().sample(n, rng=generator(n))
-        assert t.dtype == torch.float32
-        assert sorted((t * n).floor().int().tolist()) == list(range(n))
-
-
-def test_stratified_times_do_not_follow_their_place_in_the_batch() -> None:
-    t = torch.stack([times.Stratified().sample(64, rng=generator(s)) for s in range(200)])
-    place = torch.arange(64.0).expand_as(t)
-    correlation = torch.corrcoef(torch.stack([t.flatten(), place.flatten()]))[0, 1]
-    assert abs(correlation) < 4 / math.sqrt(t.numel())
-    # Nor does a place have times of its own.
-    assert (t.mean(0) - 0.5).abs().max() < 5 * math.sqrt(1 / 12 / 200)
-
-
-@pytest.mark.parametrize("time", [times.Uniform(), times.Stratified()])
-def test_times_are_uniform_within_and_across_bins(time: times.Time) -> None:
-    rng = generator()
-    t = torch.cat([time.sample(100, rng=rng) for _ in range(50)])
-    assert 0 <= t.min() < t.max() <= 1
-    assert stats.kstest(t.numpy(), "uniform").pvalue > 1e-3
-    assert stats.kstest((t * 100 % 1).numpy(), "uniform").pvalue > 1e-3
-    torch.testing.assert_close(time.density(t), torch.ones_like(t))
-
-
-def test_a_stratified_mean_varies_less() -> None:
-    means = {
-        time: torch.stack([time.sample(64, rng=generator(s)).square().mean() for s in range(200)]).std()
-        for time in (times.Uniform(), times.Stratified())
-    }
-    assert means[times.Stratified()] < means[times.Uniform()] / 20
-
-
-def test_the_uniform_weight_is_one() -> None:
-    t = torch.linspace(0, 1, 5)
-    assert torch.equal(weights.Uniform()(t), torch.ones(5))
+VARIANCE_PRESERVING = [
+    paths.VariancePreserving(),
+    paths.VariancePreservingLinear(),
+    paths.VariancePreservingOwn(lambda t: t * t * (3 - 2 * t), lambda t: 6 * t * (1 - t)),
+]
 
 
 # Noises.
@@ -178,25 +117,29 @@ def test_weight_time_and_coupling_all_enter_the_loss() -> None:
         def pair(self, x0: Tensor, x1: Tensor, group: Tensor | None, *, rng: torch.Generator) -> Tensor:
             return torch.arange(len(x1)).flip(0)
 
-    class Middle(times.Time):
-        def sample(self, n: int, *, rng: torch.Generator) -> Tensor:
-            return torch.full((n,), 0.5)
+    class Quarters(times.Time):
+        def quantile(self, u: Tensor) -> Tensor:
+            return torch.where(u < 0.5, 0.25, 0.75)
 
-    class Triple(weights.Weight):
-        def __call__(self, t: Tensor) -> Tensor:
-            return torch.full_like(t, 3.0)
+    class Cubic(weights.Weight):
+        def __call__(self, t: Tensor, path: paths.Path) -> Tensor:
+            return 5 * t**3
 
     x0, x1 = normal(20, 4), normal(20, 4, seed=1)
-    objective = FlowMatching(time=Middle(), weight=Triple(), coupling=Reversed())
-    seen: list[Tensor] = []
+    objective = FlowMatching(time=Quarters(), weight=Cubic(), coupling=Reversed())
+    seen: list[tuple[Tensor, Tensor]] = []
 
     def zero(x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
-        seen.append(x)
+        seen.append((x, t))
         return torch.zeros_like(x)
 
     loss = objective.loss(zero, x0, x1, None, rng=generator())
-    torch.testing.assert_close(seen[0], (x0 + x1.flip(0)) / 2)
-    torch.testing.assert_close(loss, 3 * (x1.flip(0) - x0).square().mean())
+    x, t = seen[0]
+    assert sorted(t.tolist()) == [0.25] * 10 + [0.75] * 10
+    torch.testing.assert_close(x, torch.lerp(x0, x1.flip(0), t[:, None]))
+    # 1 to 27, and 1 on average.
+    weight = torch.where(t < 0.5, 1 / 14, 27 / 14)
+    torch.testing.assert_close(loss, (weight[:, None] * (x1.flip(0) - x0).square()).mean())
 
 
 def test_the_independent_coupling_leaves_pairs_alone() -> None:
@@ -254,6 +197,30 @@ def test_the_skip_is_the_regression_of_velocity_on_state(path: paths.Path) -> No
         # What the network sees has unit variance.
         field(x[:50_000].float(), torch.full((50_000,), time), None)
         torch.testing.assert_close(network.seen.std(0), torch.ones(3), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("path", VARIANCE_PRESERVING, ids=lambda p: type(p).__name__)
+def test_unit_variances_need_no_skip_on_a_variance_preserving_path(path: paths.Affine) -> None:
+    """State and velocity are uncorrelated there, and the state needs no scaling."""
+    t, x = torch.linspace(0, path.end, 21), normal(21, 5)
+    skip = Preconditioned(Zero(), path, torch.ones(5), torch.ones(5))(x, t, None)
+    torch.testing.assert_close(skip, torch.zeros(21, 5), atol=1e-4, rtol=0)
+    network = Const()
+    out = Preconditioned(network, path, torch.ones(5), torch.ones(5))(x, t, None)
+    torch.testing.assert_close(network.seen, x)
+    torch.testing.assert_close(out[:, 0], path.coefficients(t).determinant, atol=1e-4, rtol=1e-4)
+
+
+def test_a_path_that_is_not_affine_has_its_network_for_a_field() -> None:
+    class Bent(paths.Path):
+        def sample(self, x0: Tensor, x1: Tensor, t: Tensor) -> paths.PathSample:
+            raise NotImplementedError
+
+    x, t = normal(4, 3).double(), torch.rand(4, generator=generator())
+    bare = preconditioned(Const(), Bent(), torch.ones(3), torch.ones(3))
+    assert isinstance(bare, Bare)
+    assert torch.equal(bare(x, t, None), torch.ones(4, 3))
+    assert isinstance(preconditioned(Const(), Trigonometric(), torch.ones(3), torch.ones(3)), Preconditioned)
 
 
 def test_a_coordinate_that_never_varies_stays_finite() -> None:
@@ -344,6 +311,12 @@ def test_guidance_without_a_condition_changes_nothing() -> None:
 # Names.
 
 
+def test_the_names_that_there_are() -> None:
+    assert list(PATHS) == ["linear", "variance_preserving", "variance_preserving_linear"]
+    assert list(TIMES) == ["uniform", "stratified", "importance", "logit_normal", "u_shaped"]
+    assert list(WEIGHTS) == ["uniform", "inverse_snr", "min_snr", "endpoint", "endpoint_noise"]
+
+
 def test_a_choice_by_name_or_by_object() -> None:
     own = Trigonometric()
     assert chosen("linear", PATHS, paths.Path, "path") == paths.Linear()
@@ -365,6 +338,9 @@ def test_an_unknown_choice_lists_what_there_is() -> None:
 
 def test_a_noun_as_json() -> None:
     assert named(paths.Linear(), PATHS) == {"name": "linear"}
+    assert named(paths.VariancePreservingLinear(end=0.99), PATHS) == {"name": "variance_preserving_linear", "end": 0.99}
+    assert named(times.LogitNormal(scale=2.0), TIMES) == {"name": "logit_normal", "mean": 0.0, "scale": 2.0}
+    assert named(weights.MinSNR(), WEIGHTS) == {"name": "min_snr", "gamma": 5.0}
     assert named(Trigonometric(), PATHS) == {"name": "Trigonometric"}
 
 

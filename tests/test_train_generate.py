@@ -502,9 +502,12 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
             {"space": "pca", "use_rep": "X_own"},
             r"space='pca' and use_rep='X_own' exclude each other\. Leave one of them out",
         ),
-        ({"path": "liner"}, r"path='liner' is not known\. Did you mean 'linear'\? Choose one of 'linear', or pass a"),
-        ({"time": "logit"}, r"time='logit' is not known\. Choose one of 'uniform', 'stratified', or pass a"),
-        ({"weight": 3}, r"weight=3 is not known\. Choose one of 'uniform', or pass a"),
+        (
+            {"path": "liner"},
+            r"path='liner' is not known\. Did you mean 'linear'\? Choose one of 'linear', 'variance_preserving', ",
+        ),
+        ({"time": "logit"}, r"time='logit' is not known\. Choose one of 'uniform', 'stratified', 'importance', "),
+        ({"weight": 3}, r"weight=3 is not known\. Choose one of 'uniform', 'inverse_snr', "),
         ({"coupling": "ot"}, r"coupling='ot' is not known\. Choose one of 'independent', or pass a"),
         (
             {"noise": "gausian"},

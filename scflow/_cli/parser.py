@@ -139,6 +139,7 @@ def _generate(commands: Any) -> None:
     add("--guidance", "above 1 sharpens towards the condition", type=_number, default=1.0, metavar="W")
     add("--solver", "how the flow is integrated", default="auto", metavar="NAME")
     add("--steps", "steps of the solver", type=_whole_or_auto, default="auto", metavar="N")
+    add("--path", "the path to draw along; the cells stay the same", metavar="NAME", shown="the flow's own")
     add("--batch-size", "cells at a time; does not change them", type=_whole_or_auto, default="auto", metavar="N")
     _device(add)
     _seed(add)

@@ -19,7 +19,7 @@ from scflow.codecs.calibration import group_codes
 from scflow.conditions import Conditions
 from scflow.flow import _storage
 from scflow.flow._sampling import Drawn, Sampling, draw
-from scflow.matching import Preconditioned, noises, paths
+from scflow.matching import Bare, Preconditioned, noises, paths
 
 __all__ = ["Flow"]
 
@@ -51,7 +51,7 @@ class Flow:
         What was trained on, and how: plain numbers and strings.
     """
 
-    field: Preconditioned
+    field: Preconditioned | Bare
     codec: Codec
     path: paths.Path
     noise: noises.Noise

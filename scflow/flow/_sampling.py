@@ -12,8 +12,9 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs.calibration import group_codes
+from scflow.matching import Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
-from scflow.matching import solvers
+from scflow.matching.objective import Velocity
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
@@ -35,6 +36,8 @@ class Sampling:
         See :class:`scflow.matching.guidance.Guided`.
     solver, steps
         The method, and how many steps it takes from noise to data.
+    path
+        The path to draw along, where it is not the flow's own: see :class:`scflow.matching.Rerouted`.
     batch_size
         Cells computed at once on a GPU.
     device, seed
@@ -50,6 +53,7 @@ class Sampling:
     guidance: float = 1.0
     solver: solvers.Solver = field(default_factory=solvers.Midpoint)
     steps: int = 12
+    path: paths.Affine | None = None
     batch_size: int = 4096
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
@@ -115,12 +119,13 @@ def _batch(
     c = None if condition is None else condition[rows].to(device)
     noise = torch.cat([flow.noise.sample(TILE, dim, rng=_generator(sampling, i, 0)) for i in numbers])
     guided = guiding.Guided(flow.field, sampling.guidance)
+    field, begin, scale = _along(guided, flow.path, sampling.path)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return guided(x, t.expand(len(x)), c)
+        return field(x, t.expand(len(x)), c)
 
-    times = solvers.grid(sampling.steps).to(device)
-    state = sampling.solver.integrate(velocity, noise, times)
+    times = solvers.grid(sampling.steps, start=begin).to(device)
+    state = sampling.solver.integrate(velocity, noise * scale, times)
     kept = min(n - first, len(rows))
     conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
     tiles_of = zip(numbers, torch.split(state, TILE), conditions, strict=True)
@@ -129,6 +134,14 @@ def _batch(
     if not flow.codec.has_counts:
         return None, x, start
     return sparse.csr_matrix(x.astype(np.int32)), state[:kept].cpu().numpy(), start
+
+
+def _along(field: Velocity, own: paths.Path, path: paths.Affine | None) -> tuple[Velocity, float, float]:
+    """The field along the path that was asked for, the time to start from, and the scale of the noise there."""
+    if path is None or path == own:
+        return field, own.end, 1.0
+    along = Rerouted(field, paths.affine(own, "Drawing along another path"), path)
+    return along, along.start, along.scale
 
 
 def _decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampling, tile: int) -> Tensor:

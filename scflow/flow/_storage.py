@@ -83,7 +83,7 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
     codec.load_state_dict(_chosen("codec", tensors))
     if isinstance(codec, codecs.Quantile):
         codec.steps = _reindexed(codec.steps)
-    path = PATHS[config["path"]["name"]]()
+    path = _path(config["path"])
     noise = _noise(config["noise"], tensors)
     state = _chosen("field", tensors)
     unit = torch.ones(codec.dim)
@@ -129,6 +129,11 @@ def _path_config(path: paths.Path) -> dict[str, Any]:
     if config["name"] not in PATHS:
         raise InputError(f"A flow whose path is a {config['name']} of your own cannot be saved.")
     return config
+
+
+def _path(config: Mapping[str, Any]) -> paths.Affine:
+    settings = {name: value for name, value in config.items() if name != "name"}
+    return PATHS[config["name"]](**settings)
 
 
 def _noise_config(noise: noises.Noise) -> dict[str, Any]:

@@ -13,9 +13,25 @@ __all__ = ["COUPLINGS", "PATHS", "SOLVERS", "TIMES", "WEIGHTS", "chosen", "named
 
 T = TypeVar("T")
 
-PATHS: dict[str, type[paths.Path]] = {"linear": paths.Linear}
-TIMES: dict[str, type[times.Time]] = {"uniform": times.Uniform, "stratified": times.Stratified}
-WEIGHTS: dict[str, type[weights.Weight]] = {"uniform": weights.Uniform}
+PATHS: dict[str, type[paths.Affine]] = {
+    "linear": paths.Linear,
+    "variance_preserving": paths.VariancePreserving,
+    "variance_preserving_linear": paths.VariancePreservingLinear,
+}
+TIMES: dict[str, type[times.Time]] = {
+    "uniform": times.Uniform,
+    "stratified": times.Stratified,
+    "importance": times.Importance,
+    "logit_normal": times.LogitNormal,
+    "u_shaped": times.UShaped,
+}
+WEIGHTS: dict[str, type[weights.Weight]] = {
+    "uniform": weights.Uniform,
+    "inverse_snr": weights.InverseSNR,
+    "min_snr": weights.MinSNR,
+    "endpoint": weights.Endpoint,
+    "endpoint_noise": weights.EndpointNoise,
+}
 COUPLINGS: dict[str, type[couplings.Coupling]] = {"independent": couplings.Independent}
 SOLVERS: dict[str, type[solvers.Solver]] = {
     "euler": solvers.Euler,

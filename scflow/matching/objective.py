@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from scflow.errors import InputError
 from scflow.matching import couplings, paths, times, weights
 
 __all__ = ["FlowMatching", "Velocity"]
 
 Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+_NODES = 1 << 14
+
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Conditional flow matching: regress the field on the path's velocity (Lipman et al. 2023, equation 9)."""
+    """Conditional flow matching: regress the field on the path's velocity (Lipman et al. 2023, equation 9).
+
+    Raises
+    ------
+    InputError
+        Where the weight is not defined on the path, or has no mean under the time law to divide it by.
+    """
 
     path: paths.Path = field(default_factory=paths.Linear)
     time: times.Time = field(default_factory=times.Stratified)
     weight: weights.Weight = field(default_factory=weights.Uniform)
     coupling: couplings.Coupling = field(default_factory=couplings.Independent)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self._mean) and self._mean > 0):
+            raise InputError(
+                f"weight={self.weight!r} has the mean {self._mean} under time={self.time!r}; it must be finite and "
+                "above 0. Clamp the weight, or take weight='uniform'."
+            )
 
     def loss(
         self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
@@ -30,10 +48,41 @@ class FlowMatching:
         """The mean loss of a batch: cells `x0` and noise `x1` ``[n, ...]``, `condition` ``[n, k]`` or ``None``."""
         order = self.coupling.pair(x0, x1, None, rng=rng)
         x1 = x1 if order is None else x1[order]
-        return self.losses(field, x0, x1, self.time.sample(len(x0), rng=rng), condition).mean()
+        return self.losses(field, x0, x1, self.draw_times(len(x0), rng=rng), condition).mean()
 
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The weighted loss of every cell, ``[n]``: the squared error of the velocity, averaged over coordinates."""
         x, velocity = self.path.sample(x0, x1, t)
         error = (field(x, t, condition).float() - velocity).square().flatten(1).mean(1)
-        return self.weight(t) * error
+        return self.loss_weight(t) * error
+
+    def draw_times(self, n: int, *, rng: torch.Generator) -> Tensor:
+        """`n` times of the time law ``[n]``, squeezed to where the path ends."""
+        return self.time.sample(n, rng=rng) * self.path.end
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """What the loss at the times `t` is multiplied by: its mean is 1 under the time law."""
+        return self._unscaled(t) / self._mean
+
+    def effective_weight(self, t: Tensor) -> Tensor:
+        """What the times `t` count in training: loss weight times density of the time law.
+
+        A weight and a time law are one knob, for ``E_p[w L] = E_U[p w L]``. Its mean is 1 over all times in [0, 1]; it
+        is 0 beyond the path's end.
+        """
+        t_end = t.clamp_max(self.path.end)
+        share = t_end / self.path.end
+        density = 1 if self.time.corrected else self.time.density(share)
+        effective = self.weight(t_end, self.path) * density / (self._mean * self.path.end)
+        return torch.where(t > self.path.end, 0, effective)
+
+    def _unscaled(self, t: Tensor) -> Tensor:
+        """The weight as it is, over the density where the time law is corrected for."""
+        weight = self.weight(t, self.path)
+        return weight / self.time.density(t / self.path.end) if self.time.corrected else weight
+
+    @cached_property
+    def _mean(self) -> float:
+        """The mean under the time law, by the midpoint rule over its quantiles."""
+        u = (torch.arange(_NODES, dtype=torch.float64) + 0.5) / _NODES
+        return float(self._unscaled(self.time.quantile(u) * self.path.end).mean())

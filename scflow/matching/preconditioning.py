@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scflow.matching.paths import Path, like
+from scflow.matching.paths import Affine, Path, like
 
-__all__ = ["Preconditioned"]
+__all__ = ["Bare", "Preconditioned", "preconditioned"]
 
 
 class Preconditioned(nn.Module):
@@ -24,7 +24,7 @@ class Preconditioned(nn.Module):
     network
         ``network(x, t, condition) -> velocity``, all of the shape of `x`.
     path
-        The path whose velocity is learnt.
+        The affine path whose velocity is learnt.
     data_sd, noise_sd
         Standard deviation of each coordinate, ``[dim]`` or scalar.
     """
@@ -32,7 +32,7 @@ class Preconditioned(nn.Module):
     data_variance: Tensor
     noise_variance: Tensor
 
-    def __init__(self, network: nn.Module, path: Path, data_sd: Tensor, noise_sd: Tensor) -> None:
+    def __init__(self, network: nn.Module, path: Affine, data_sd: Tensor, noise_sd: Tensor) -> None:
         super().__init__()
         self.network = network
         self.path = path
@@ -49,3 +49,27 @@ class Preconditioned(nn.Module):
         left = (alpha * d_sigma - d_alpha * sigma).abs() * (s0 * s1).sqrt() * scale
         out = self.network(x * scale, t, condition).float()
         return torch.addcmul(skip * x, left, out)
+
+
+class Bare(nn.Module):
+    """A field that is its network, for a path that is not affine: nothing is known of its best linear velocity.
+
+    Parameters
+    ----------
+    network
+        ``network(x, t, condition) -> velocity``, all of the shape of `x`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The network's velocity at the states `x` ``[n, ...]`` and times `t` ``[n]``, float32."""
+        velocity: Tensor = self.network(x, t, condition).float()
+        return velocity
+
+
+def preconditioned(network: nn.Module, path: Path, data_sd: Tensor, noise_sd: Tensor) -> Preconditioned | Bare:
+    """The field around a network: preconditioned on any affine path, bare on another."""
+    return Preconditioned(network, path, data_sd, noise_sd) if isinstance(path, Affine) else Bare(network)

@@ -10,8 +10,8 @@ import pandas as pd
 from scflow import _anndata
 from scflow.errors import InputError
 from scflow.flow import Flow, Sampling
-from scflow.matching import solvers
-from scflow.matching.names import SOLVERS, chosen
+from scflow.matching import paths, solvers
+from scflow.matching.names import PATHS, SOLVERS, chosen, named
 from scflow.tl._options import device_of, half_the_cores, positive, whole
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def generate(
     guidance: float = 1.0,
     solver: str | solvers.Solver = "auto",
     steps: int | str = "auto",
+    path: str | paths.Affine | None = None,
     batch_size: int | str = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -57,6 +58,9 @@ def generate(
         midpoint rule.
     steps
         Steps of the solver from noise to data; ``"auto"`` takes 50 for Euler and 12 for the others.
+    path
+        The affine path to draw along, an object of :mod:`scflow.matching.paths` or its name; the flow's own unless
+        given. The cells are the same but for the solver's error.
     batch_size
         Cells computed at once on a GPU; ``"auto"`` is 4096. It changes speed and memory, not the cells.
     device
@@ -95,6 +99,7 @@ def generate(
         guidance=_guidance(guidance, flow),
         solver=method,
         steps=default if steps == "auto" else whole(steps, "steps"),
+        path=None if path is None else chosen(path, PATHS, paths.Affine, "path"),
         batch_size=4096 if batch_size == "auto" else whole(batch_size, "batch_size"),
         device=device_of(device),
         seed=whole(seed, "seed", least=0),
@@ -115,6 +120,7 @@ def generate(
             "guidance": sampling.guidance,
             "solver": type(method).__name__.lower(),
             "solver_steps": sampling.steps,
+            "path": named(sampling.path or flow.path, PATHS)["name"],
             "generate_seed": sampling.seed,
         },
     )

@@ -78,9 +78,12 @@ def train(
     use_rep
         An embedding in `.obsm` to learn in the place of counts; no counts are drawn then.
     path, noise, time, weight, coupling
-        Objects of :mod:`scflow.matching`, or their names: ``"linear"``; ``"gaussian"`` or ``"dropout"`` (normal, with
-        zeros where the data have them; ``"auto"`` in gene space); ``"stratified"`` or ``"uniform"``; ``"uniform"``;
-        ``"independent"``.
+        Objects of :mod:`scflow.matching`, or their names. Path: ``"linear"``, ``"variance_preserving"`` (on a circle)
+        or ``"variance_preserving_linear"`` (``s(t) = t``). Noise: ``"gaussian"`` or ``"dropout"`` (normal, with zeros
+        where the data have them; ``"auto"`` in gene space). Time: ``"stratified"``, ``"uniform"``, ``"importance"``
+        (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends). Weight of the loss on
+        velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data) or
+        ``"endpoint_noise"``. Coupling: ``"independent"``.
     field
         The velocity network: ``"mlp"``.
     steps

@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from scflow.codecs import Counts
-from scflow.matching import FlowMatching, Preconditioned, noises
+from scflow.matching import Bare, FlowMatching, Preconditioned, noises, preconditioned
 from scflow.training.batches import Cells, Order, States
 from scflow.training.history import Callback, Monitor
 from scflow.training.loop import Plan, Trained, train
@@ -87,12 +87,12 @@ def fit_field(
     steps: int,
     lr: float,
     condition_dropout: float = 0.1,
-) -> tuple[Preconditioned, Trained]:
+) -> tuple[Preconditioned | Bare, Trained]:
     """Train a field on states, and keep the weight average that is best on the validation cells."""
     rng = run.generator(1)
     spread = states.states(run.train[:1024], rng=run.generator(2)).std(0, correction=0)
     dim = len(spread)
-    field = Preconditioned(network, objective.path, spread, noise.sd(dim)).to(run.device)
+    field = preconditioned(network, objective.path, spread, noise.sd(dim)).to(run.device)
 
     def loss(rows: Tensor) -> Tensor:
         x0 = states.states(rows, rng=rng)
@@ -124,7 +124,7 @@ def _fixed_validation(
     rows = run.validation[:pairs].repeat(times)
     x0 = states.states(rows, rng=rng)
     x1 = noise.sample(len(rows), x0.shape[1], rng=rng)
-    t = objective.time.sample(len(rows), rng=rng)
+    t = objective.draw_times(len(rows), rng=rng)
     c = None if condition is None else condition[rows]
 
     def validate() -> float:
