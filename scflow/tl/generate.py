@@ -34,6 +34,7 @@ def generate(
     device: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    weights: str = "average",
 ) -> AnnData:
     """Draw new cells from a flow.
 
@@ -65,6 +66,9 @@ def generate(
         Of all random numbers of this call. The global random state is not touched.
     progress
         Show a progress bar.
+    weights
+        ``"average"`` draws with the moving average of the field's weights, ``"raw"`` with the weights of the best step
+        as they were. (The calibration of counts was made with the average.)
 
     Returns
     -------
@@ -99,6 +103,7 @@ def generate(
         device=device_of(device),
         seed=whole(seed, "seed", least=0),
         progress=progress,
+        weights=weights,
     )
     with half_the_cores():
         drawn = flow.draw(n, condition, sampling)
@@ -116,6 +121,7 @@ def generate(
             "solver": type(method).__name__.lower(),
             "solver_steps": sampling.steps,
             "generate_seed": sampling.seed,
+            "weights": sampling.weights,
         },
     )
 
