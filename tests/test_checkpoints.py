@@ -98,6 +98,14 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, kind: type, name: str, calls: i
     monkeypatch.setattr(kind, name, counted)
 
 
+def crashed(kind: type, name: str, calls: int, cells: AnnData, **options: Any) -> None:
+    """A training that ends in a crash."""
+    with pytest.MonkeyPatch.context() as patch:
+        crash_after(patch, kind, name, calls)
+        with pytest.raises(Stop):
+            scflow.tl.train(cells.copy(), **options)
+
+
 # Going on.
 
 
@@ -133,9 +141,7 @@ def test_a_crash_anywhere_changes_nothing(
     kind: type, name: str, calls: int, unbroken: Flow, simulated: AnnData, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint(tmp_path, every=2)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        crash_after(patch, kind, name, calls)
-        scflow.tl.train(simulated.copy(), **SETTINGS, checkpoint=checkpoint)
+    crashed(kind, name, calls, simulated, **SETTINGS, checkpoint=checkpoint)
     same_flow(scflow.tl.train(simulated, **SETTINGS, checkpoint=checkpoint, resume=True), unbroken)
 
 
@@ -152,9 +158,7 @@ def test_every_kind_of_run_goes_on(settings: dict[str, Any], simulated: AnnData,
     simulated.obsm["X_own"] = np.random.default_rng(0).normal(size=(simulated.n_obs, 4)).astype(np.float32)
     options = {**SETTINGS, "steps": 24, "batch_size": 40, "validation": 0.2, **settings}
     whole = scflow.tl.train(simulated.copy(), **options)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        crash_after(patch, FlowMatching, "terms", 10)
-        scflow.tl.train(simulated.copy(), **options, checkpoint=tmp_path / "run")
+    crashed(FlowMatching, "terms", 10, simulated, **options, checkpoint=tmp_path / "run")
     flow = scflow.tl.train(simulated, **options, checkpoint=tmp_path / "run", resume=True)
     pd.testing.assert_frame_equal(
         flow.history.drop(columns="cells_per_second"), whole.history.drop(columns="cells_per_second"), check_exact=True
@@ -279,7 +283,10 @@ def begun(simulated: AnnData, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"lr": 0.01}, r"Cannot resume from '.*run': lr was None and is now 0\.01\. Give what the run was started with"),
+        (
+            {"lr": 0.01},
+            r"Cannot resume from '.*run': lr was None and is now 0\.01\. Give what the run was started with",
+        ),
         ({"seed": 4}, r"seed was 3 and is now 4; validation"),
         ({"steps": 5, "batch_size": 40}, r"batch_size was 48 and is now 40; steps was 4 and is now 5"),
         ({"time": "uniform"}, r"objective\.time\.name was 'Stratified' and is now 'Uniform'"),

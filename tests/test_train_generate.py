@@ -529,7 +529,10 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
             r"batch_size=181 is more than the 180 cells to learn from \(200 less 20 held out for validation\)\. Use "
             r"batch_size='auto'",
         ),
-        ({"precision": "float8"}, r"precision='float8' is not known\. Choose 'auto', 'float32', 'bfloat16' or 'float16'"),
+        (
+            {"precision": "float8"},
+            r"precision='float8' is not known\. Choose 'auto', 'float32', 'bfloat16' or 'float16'",
+        ),
         ({"device": "tpu"}, r"device='tpu' cannot be used here \(.*\)\. Use device='auto' or 'cpu'"),
         ({"seed": -1}, r"seed=-1 must be a whole number of at least 0"),
         ({"seed": None}, r"seed=None is not a whole number"),

@@ -27,6 +27,7 @@ from scflow.matching import FlowMatching, noises
 from scflow.training import Optimisation, Run, fit_counts, fit_field
 from scflow.training.batches import Cells, Coordinates, states_of
 from scflow.training.fit import seeded
+from scflow.training.probes import linear_loss
 
 __all__ = ["Recipe", "default_lr", "default_steps", "learn", "learn_embedding"]
 
@@ -212,6 +213,7 @@ def _flow(
         "clip": settings.clip,
         "average": type(settings.law).__name__.lower(),
         "precision": run.precision,
+        "linear_loss": linear_loss(velocity, recipe.objective),
     }
     return Flow(
         field=velocity.cpu().requires_grad_(False),

@@ -40,7 +40,7 @@ class Constant(Average):
 
 @dataclass(frozen=True)
 class Ramp(Average):
-    """A decay that grows with the steps taken, ``min(decay, (1 + n) / (10 + n))``: the random start is soon forgotten."""
+    """A decay that grows with the steps taken, ``min(decay, (1 + n) / (10 + n))``: the start is soon forgotten."""
 
     decay_rate: float = 0.999
 

@@ -42,8 +42,8 @@ class Stateful(Protocol):
 class Checkpoints:
     """The folder of one run.
 
-    ``codec-00001000.safetensors`` is the codec's training after so many steps, ``codec.safetensors`` the finished codec,
-    ``flow-00001000.safetensors`` the field's training. Every file says what was trained on what.
+    ``codec-00001000.safetensors`` is the codec's training after so many steps, ``codec.safetensors`` the finished
+    codec, ``flow-00001000.safetensors`` the field's training. Every file says what was trained on what.
 
     Parameters
     ----------
@@ -135,7 +135,9 @@ class Checkpoints:
                     "another folder."
                 )
             return
-        raise FileError(f"None of the {len(files)} checkpoints in '{self.folder}' can be read. Start in another folder.")
+        raise FileError(
+            f"None of the {len(files)} checkpoints in '{self.folder}' can be read. Start in another folder."
+        )
 
 
 class Keeper:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scflow.matching import FlowMatching
+from scflow.matching import FlowMatching, Preconditioned
 
-__all__ = ["BINS", "Look", "TimeBins", "Watching", "effective_weights"]
+__all__ = ["BINS", "Look", "TimeBins", "Watching", "effective_weights", "linear_loss"]
 
 BINS = 5
 """Bins of equal width in t, from the data (0) to the noise (4)."""
@@ -79,3 +79,17 @@ def effective_weights(objective: FlowMatching, *, points: int = 200) -> dict[str
     t = (torch.arange(BINS * points) + 0.5) / (BINS * points)
     weight = (objective.weight(t) * objective.time.density(t)).view(BINS, points).mean(1)
     return {f"weight_t{i}": float(w) for i, w in enumerate(weight)}
+
+
+def linear_loss(field: Preconditioned, objective: FlowMatching, *, points: int = 1000) -> float:
+    """The loss of the best linear velocity for the field's data and noise: what a network starts at, and has to beat.
+
+    It leaves the variance ``(alpha sigma' - alpha' sigma)^2 s0^2 s1^2 / (alpha^2 s0^2 + sigma^2 s1^2)`` of each
+    coordinate; with standard deviations of 1 on the linear path that is pi / 2 under uniform times.
+    """
+    t = (torch.arange(points) + 0.5) / points
+    alpha, sigma, d_alpha, d_sigma = (c[:, None] for c in objective.path.coefficients(t))
+    s0, s1 = (v.detach().cpu().reshape(1, -1) for v in (field.data_variance, field.noise_variance))
+    variance = (alpha.square() * s0 + sigma.square() * s1).clamp_min(1e-8)
+    left = ((alpha * d_sigma - d_alpha * sigma).square() * s0 * s1 / variance).mean(1)
+    return float((objective.weight(t) * objective.time.density(t) * left).mean())

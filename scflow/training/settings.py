@@ -58,8 +58,8 @@ class Optimisation:
             if self.average not in AVERAGES:
                 names = ", ".join(map(repr, AVERAGES))
                 raise InputError(
-                    f"average={self.average!r} is not known.{nearest(self.average, AVERAGES)} Choose one of {names}, or "
-                    "pass a scflow.training.averages.Average."
+                    f"average={self.average!r} is not known.{nearest(self.average, AVERAGES)} Choose one of {names}, "
+                    "or pass a scflow.training.averages.Average."
                 )
             object.__setattr__(self, "average", AVERAGES[self.average]())
         if self.warmup is not None:
