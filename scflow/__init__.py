@@ -11,14 +11,30 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scflow import codecs, datasets, errors, matching, metrics, nn, pl, pp, tl
+    from scflow import callbacks, codecs, datasets, errors, matching, metrics, nn, pl, pp, tl, training
     from scflow.flow import Flow
 
-__all__ = ["Flow", "__version__", "codecs", "datasets", "errors", "matching", "metrics", "nn", "pl", "pp", "tl"]
+__all__ = [
+    "Flow",
+    "__version__",
+    "callbacks",
+    "codecs",
+    "datasets",
+    "errors",
+    "matching",
+    "metrics",
+    "nn",
+    "pl",
+    "pp",
+    "tl",
+    "training",
+]
 
 __version__ = "0.1.0"
 
-_MODULES = frozenset({"codecs", "datasets", "errors", "matching", "metrics", "nn", "pl", "pp", "tl"})
+_MODULES = frozenset(
+    {"callbacks", "codecs", "datasets", "errors", "matching", "metrics", "nn", "pl", "pp", "tl", "training"}
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["FileError", "InputError", "listed", "nearest"]
+__all__ = ["Diverged", "FileError", "InputError", "listed", "nearest"]
 
 
 class InputError(ValueError):
@@ -14,6 +15,17 @@ class InputError(ValueError):
 
 class FileError(ValueError):
     """A file that cannot be read or written: damaged, of another kind, or of a newer format."""
+
+
+class Diverged(FloatingPointError):
+    """A training whose gradient stays infinite or NaN.
+
+    `history` is the table of the run up to there, which :func:`scflow.tl.diagnose` reads.
+    """
+
+    def __init__(self, message: str, history: Any) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

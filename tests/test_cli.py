@@ -23,7 +23,11 @@ from scflow._cli.tables import table_of, tables_of
 
 FILES = {"train": ["x.h5ad"], "generate": ["flow.safetensors"], "score": ["a.h5ad", "b.h5ad"]}
 # What a command line cannot hold, and the positional data.
-NOT_OPTIONS = {"train": {"adata", "callbacks"}, "generate": {"flow_or_adata"}, "score": {"real", "generated"}}
+NOT_OPTIONS = {
+    "train": {"adata", "callbacks", "optimisation"},
+    "generate": {"flow_or_adata"},
+    "score": {"real", "generated"},
+}
 STEPS = ["--steps", "20", "--no-progress"]
 
 

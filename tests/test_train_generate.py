@@ -490,8 +490,7 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"checkpoint": "x"}, r"checkpoint and resume are not available yet\. Leave checkpoint=None and resume=False"),
-        ({"resume": True}, r"checkpoint and resume are not available yet"),
+        ({"resume": True}, r"resume=True has no run to go on with\. Name its folder: checkpoint='run', resume=True"),
         ({"field": "unet"}, r"field='unet' is not known\. The one there is: 'mlp'"),
         (
             {"space": "gene"},
@@ -533,7 +532,10 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
             r"batch_size=181 is more than the 180 cells to learn from \(200 less 20 held out for validation\)\. Use "
             r"batch_size='auto'",
         ),
-        ({"precision": "float16"}, r"precision='float16' is not known\. Choose 'auto', 'float32' or 'bfloat16'"),
+        (
+            {"precision": "float8"},
+            r"precision='float8' is not known\. Choose 'auto', 'float32', 'bfloat16' or 'float16'",
+        ),
         ({"device": "tpu"}, r"device='tpu' cannot be used here \(.*\)\. Use device='auto' or 'cpu'"),
         ({"seed": -1}, r"seed=-1 must be a whole number of at least 0"),
         ({"seed": None}, r"seed=None is not a whole number"),

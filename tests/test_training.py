@@ -7,6 +7,7 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from scflow import nn
 from scflow.codecs import Embedding, Standardized
 from scflow.matching import FlowMatching, noises
 from scflow.training import Plan, Run, Trained, fit_field, train
+from scflow.training.averages import Constant, Ramp
 from scflow.training.batches import Cells, Coordinates, Encoded, Order, Summarized, states_of
 from scflow.training.fit import dropped, seeded
 from scflow.training.history import COLUMNS, Monitor
@@ -180,7 +182,7 @@ def test_warm_up_is_never_most_of_a_short_run() -> None:
 def test_the_weight_average_in_closed_form() -> None:
     weights = torch.randn(30, 3, dtype=torch.float64, generator=generator())
     p = torch.nn.Parameter(weights[0].clone())
-    average, decay = WeightAverage([p], decay=0.9), 0.9
+    average, decay = WeightAverage([p], Ramp(0.9)), 0.9
     ramp = [min(decay, (1 + n) / (10 + n)) for n in range(29)]
     for w in weights[1:]:
         with torch.no_grad():
@@ -196,7 +198,7 @@ def test_the_weight_average_in_closed_form() -> None:
 def test_the_ramp_forgets_the_start() -> None:
     """After 100 steps hardly anything of the start is left, where 0.9999 alone would hold 99 % of it."""
     p = torch.nn.Parameter(torch.ones(1))
-    average = WeightAverage([p], decay=0.9999)
+    average = WeightAverage([p], Ramp(0.9999))
     with torch.no_grad():
         p.zero_()
     for _ in range(100):
@@ -238,11 +240,11 @@ def looped(
     loss: Callable[[Line, Tensor], Tensor] | None = None,
     callbacks: tuple[Callable[[dict[str, float]], None], ...] = (),
     lr: float = 0.1,
-    **plan: float,
+    **plan: Any,
 ) -> tuple[Line, Trained]:
     line = Line()
     pull = loss or (lambda line, rows: (line.weight - 100).abs().sum())
-    settings = Plan(**{"steps": 50, "every": 5, "patience": 3, "decay": 0.0, **plan})  # type: ignore[arg-type]
+    settings = Plan(**{"steps": 50, "every": 5, "patience": 3, "average": Constant(0.0), **plan})
     monitor = Monitor(settings.steps, title="test", progress=False, callbacks=callbacks)
     optimizer = torch.optim.AdamW(line.parameters(), lr=lr, weight_decay=0.0, fused=True)
     with_line = lambda rows: pull(line, rows)  # noqa: E731
@@ -274,7 +276,7 @@ def test_validation_sees_the_average_and_training_goes_on_with_the_weights() -> 
         seen.append(line.weight.item())
         return -len(seen)  # Always better.
 
-    line, trained = looped(validate, steps=20, decay=0.999)
+    line, trained = looped(validate, steps=20, average=Ramp(0.999))
     # Adam moves the weight by about the rate a step; the average lags behind.
     weights = [0.1 * sum(schedule(s, steps=20, warmup=1) for s in range(k)) for k in range(21)]
     average = 0.0

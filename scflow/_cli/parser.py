@@ -122,8 +122,9 @@ def _train(commands: Any) -> None:
     add("--precision", "of the network's arithmetic", default="auto", metavar="NAME")
     _device(add)
     _seed(add)
-    add("--checkpoint", "where to keep the state of the run; not available yet", metavar="FILE", shown="nowhere")
-    add("--resume", "go on from the checkpoint; not available yet", action="store_true", shown="start anew")
+    add("--checkpoint", "where to keep the state of the run, to go on after a break", metavar="FOLDER", shown="nowhere")
+    add("--resume", "go on with the run in the checkpoint's folder", action="store_true", shown="start anew")
+    add("--watch", "draw and score a few cells at every N-th look", type=_whole, metavar="N", shown="never")
     _progress(add)
     add("--key-added", "the slot in .uns of an .h5ad output", default="scflow", metavar="NAME")
 
@@ -144,6 +145,7 @@ def _generate(commands: Any) -> None:
     _device(add)
     _seed(add)
     _progress(add)
+    add("--weights", "the field's weights: average or raw", default="average", metavar="NAME")
 
 
 def _score(commands: Any) -> None:

@@ -2,5 +2,6 @@
 
 from scflow.flow._flow import Flow
 from scflow.flow._sampling import Drawn, Sampling
+from scflow.flow._watching import Watch
 
-__all__ = ["Drawn", "Flow", "Sampling"]
+__all__ = ["Drawn", "Flow", "Sampling", "Watch"]

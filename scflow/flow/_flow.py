@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from torch import Tensor
 from scflow.codecs import Calibration, Codec
 from scflow.codecs.calibration import group_codes
 from scflow.conditions import Conditions
+from scflow.errors import InputError
 from scflow.flow import _storage
 from scflow.flow._sampling import Drawn, Sampling, draw
 from scflow.matching import Bare, Preconditioned, noises, paths
@@ -46,9 +48,14 @@ class Flow:
         Maps from drawn counts to the training cells' distributions, or ``None``.
     history
         One row a look at the validation cells: step, loss, validation_loss, gradient_norm, learning_rate,
-        cells_per_second.
+        cells_per_second; clipped, the share of steps whose gradient was clipped, and skipped, how many were passed
+        over; loss_t0 to loss_t4 and weight_t0 to weight_t4, loss and effective weight in fifths of time from the data
+        to the noise; and what was asked for with ``watch=``.
     provenance
         What was trained on, and how: plain numbers and strings.
+    raw
+        The network's weights at the same step without averaging, by name, or ``None`` where they were not kept. They
+        take as much room as the field; ``dataclasses.replace(flow, raw=None)`` leaves them out.
     """
 
     field: Preconditioned | Bare
@@ -61,6 +68,7 @@ class Flow:
     calibration: Calibration | None = None
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Tensor] | None = None
 
     def __repr__(self) -> str:
         p = self.provenance
@@ -71,6 +79,27 @@ class Flow:
             f"Flow(space={self.codec.name!r}, {what}, {conditions}; "
             f"{p.get('n_cells', '?')} cells, {p.get('steps', '?')} steps, {parameters:,} weights)"
         )
+
+    def weighted(self, weights: str) -> Flow:
+        """The flow with its averaged or its raw weights as the field.
+
+        Raises
+        ------
+        InputError
+            Where `weights` is neither ``"average"`` nor ``"raw"``, or the raw ones were not kept.
+        """
+        if weights == "average":
+            return self
+        if weights != "raw":
+            raise InputError(f"weights={weights!r} is not known. Choose 'average' or 'raw'.")
+        if self.raw is None:
+            raise InputError(
+                "This flow holds its averaged weights alone: it was saved before raw ones were kept, or without them. "
+                "Use weights='average'."
+            )
+        raw = copy.deepcopy(self.field)
+        raw.load_state_dict({**raw.state_dict(), **self.raw})
+        return replace(self, field=raw)
 
     def draw(self, n: int, request: Any = None, sampling: Sampling | None = None) -> Drawn:
         """Draw `n` cells.
@@ -87,7 +116,7 @@ class Flow:
         table = (
             self.conditions.table(request, n, self.seen, rng) if len(self.conditions) or request is not None else None
         )
-        return draw(self, n, table, sampling)
+        return draw(self.weighted(sampling.weights), n, table, sampling)
 
     def calibrated(
         self,

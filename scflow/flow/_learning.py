@@ -22,10 +22,12 @@ from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
-from scflow.matching import FlowMatching, noises
-from scflow.training import Run, fit_counts, fit_field
+from scflow.flow._watching import Watch, watcher
+from scflow.matching import FlowMatching, Preconditioned, noises
+from scflow.training import Optimisation, Run, fit_counts, fit_field
 from scflow.training.batches import Cells, Coordinates, states_of
 from scflow.training.fit import seeded
+from scflow.training.probes import linear_loss
 
 __all__ = ["Recipe", "default_lr", "default_steps", "learn", "learn_embedding"]
 
@@ -56,6 +58,10 @@ class Recipe:
         Whether counts are calibrated after training.
     network
         Settings of the field's network, such as its width and depth.
+    optimisation
+        Schedule, clip, accumulation and weight average of the field's training.
+    watch
+        Whether a few cells are drawn and scored while it goes on.
     """
 
     space: str
@@ -67,6 +73,8 @@ class Recipe:
     components: int = 50
     calibrate: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    watch: Watch | None = None
 
 
 def default_steps(n_cells: int) -> int:
@@ -181,7 +189,33 @@ def _flow(
         lambda: nn.MLP(codec.dim, cardinalities=conditions.cardinalities, **recipe.network), run.generator(0)
     )
     lr = recipe.lr or default_lr(codec.dim)
-    velocity, trained = fit_field(network, states, condition, noise, recipe.objective, run, steps=recipe.steps, lr=lr)
+    watch = recipe.watch
+    velocity, trained = fit_field(
+        network,
+        states,
+        condition,
+        noise,
+        recipe.objective,
+        run,
+        steps=recipe.steps,
+        lr=lr,
+        optimisation=recipe.optimisation,
+        look=None if watch is None else watcher(watch, states, condition, noise, run),
+        look_columns=() if watch is None else watch.columns,
+        look_every=1 if watch is None else watch.every,
+    )
+    settings = recipe.optimisation
+    facts = {
+        "best_step": trained.best_step,
+        "interrupted": trained.interrupted,
+        "batch_size": run.batch_size * settings.accumulate,
+        "lr": lr,
+        "clip": settings.clip,
+        "average": type(settings.law).__name__.lower(),
+        "precision": run.precision,
+    }
+    if isinstance(velocity, Preconditioned):
+        facts["linear_loss"] = linear_loss(velocity, recipe.objective)
     return Flow(
         field=velocity.cpu().requires_grad_(False),
         codec=codec.cpu().requires_grad_(False),
@@ -190,7 +224,8 @@ def _flow(
         conditions=conditions,
         seen=seen_conditions(condition, len(cells)),
         history=trained.history,
-        provenance={"best_step": trained.best_step, "interrupted": trained.interrupted},
+        provenance=facts,
+        raw=trained.raw,
     )
 
 

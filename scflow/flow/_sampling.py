@@ -48,6 +48,8 @@ class Sampling:
         Apply the flow's calibration, where it has one.
     progress
         Show a progress bar.
+    weights
+        Draw with the field's averaged weights, ``"average"``, or with those of the best step itself, ``"raw"``.
     """
 
     guidance: float = 1.0
@@ -60,6 +62,7 @@ class Sampling:
     ranks: bool = False
     calibrate: bool = True
     progress: bool = False
+    weights: str = "average"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scflow import codecs, nn
+from scflow import _file, codecs, nn
 from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "load", "parts", "save", "to_content"]
 
 FORMAT = 1
+_KIND = "scflow.Flow"
 _CODECS: dict[str, type[Codec]] = {
     c.name: c for c in (codecs.Standardized, codecs.Quantile, codecs.PCA, codecs.Counts, codecs.Embedding)
 }
@@ -56,9 +55,11 @@ def to_content(flow: Flow) -> dict[str, Any]:
         "calibration": None if flow.calibration is None else flow.calibration.settings(),
         "genes": list(flow.genes),
         "provenance": dict(flow.provenance),
+        "history": list(flow.history.columns),
     }
     tensors = {
         **_prefixed("field", flow.field.state_dict()),
+        **({} if flow.raw is None else _prefixed("raw", flow.raw)),
         **_prefixed("codec", flow.codec.state_dict()),
         **({} if flow.calibration is None else _prefixed("calibration", flow.calibration.state_dict())),
         **({"noise.rate": flow.noise.rate.cpu().numpy()} if isinstance(flow.noise, noises.Dropout) else {}),
@@ -94,7 +95,8 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
         calibration = Calibration.empty(**config["calibration"])
         calibration.load_state_dict(_chosen("calibration", tensors))
         calibration.model, calibration.data = _reindexed(calibration.model), _reindexed(calibration.data)
-    history = {column: tensors[f"history.{column}"] for column in COLUMNS if f"history.{column}" in tensors}
+    columns = config.get("history", COLUMNS)  # Flows of 0.1.0 do not list theirs.
+    history = {column: tensors[f"history.{column}"] for column in columns if f"history.{column}" in tensors}
     return {
         "field": field.eval(),
         "codec": codec.eval(),
@@ -106,6 +108,7 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
         "calibration": calibration,
         "history": pd.DataFrame(history),
         "provenance": config["provenance"],
+        "raw": _chosen("raw", tensors) or None,
     }
 
 
@@ -164,20 +167,8 @@ def _chosen(prefix: str, tensors: Arrays) -> dict[str, Tensor]:
     return {n.removeprefix(start): torch.from_numpy(np.array(t)) for n, t in tensors.items() if n.startswith(start)}
 
 
-def _digest(config: str, tensors: Mapping[str, Any]) -> str:
-    """The sha256 of the configuration and of every tensor's name, type, shape and bytes."""
-    sha = hashlib.sha256(config.encode())
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()
-
-
 def save(content: Mapping[str, Any], path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Write a content to a file beside `path`, flush it to the disk and rename it."""
-    from safetensors.numpy import save as serialized
-
     target = Path(path)
     if not target.parent.is_dir():
         raise FileError(f"Cannot save to '{target}': the folder '{target.parent}' does not exist.")
@@ -185,43 +176,10 @@ def save(content: Mapping[str, Any], path: str | os.PathLike[str], *, overwrite:
         raise FileError(f"Cannot save to '{target}': it is a folder. Give the name of a file in it.")
     if target.exists() and not overwrite:
         raise FileError(f"'{target}' exists. Replace it with flow.save({str(path)!r}, overwrite=True).")
-    config, tensors = str(content["config"]), dict(content["tensors"])
-    header = {"kind": "scflow.Flow", "config": config, "sha256": _digest(config, tensors)}
-    written = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            written = file.name
-            file.write(serialized(tensors, metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(written, 0o666 & ~mask)
-        os.replace(written, target)
-    except OSError as error:
-        raise FileError(f"Cannot save to '{target}': {error.strerror or error}.") from error
-    finally:
-        if written is not None and os.path.exists(written):
-            os.unlink(written)
+    _file.write(target, _KIND, str(content["config"]), dict(content["tensors"]))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a content from a file, and check it against its digest."""
-    from safetensors import SafetensorError, safe_open
-
-    target = Path(path)
-    if not target.is_file():
-        raise FileError(f"There is no file '{target}'.")
-    try:
-        with safe_open(target, framework="numpy") as file:
-            header = file.metadata() or {}
-            if header.get("kind") != "scflow.Flow":
-                raise FileError(f"'{target}' is a safetensors file, but no flow that scflow saved.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise FileError(f"'{target}' cannot be read as a safetensors file: {error}") from error
-    config = header.get("config", "")
-    _parsed(config)
-    if header.get("sha256") != _digest(config, tensors):
-        raise FileError(f"'{target}' is damaged: its contents do not match the sha256 in its header.")
+    config, tensors = _file.read(Path(path), _KIND, "flow", _parsed)
     return {"config": config, "tensors": tensors}

@@ -46,9 +46,16 @@ class FlowMatching:
         self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
     ) -> Tensor:
         """The mean loss of a batch: cells `x0` and noise `x1` ``[n, ...]``, `condition` ``[n, k]`` or ``None``."""
+        return self.terms(field, x0, x1, condition, rng=rng)[0].mean()
+
+    def terms(
+        self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """What `loss` is the mean of: the loss of every cell, and the time it was drawn at, each ``[n]``."""
         order = self.coupling.pair(x0, x1, None, rng=rng)
         x1 = x1 if order is None else x1[order]
-        return self.losses(field, x0, x1, self.draw_times(len(x0), rng=rng), condition).mean()
+        t = self.draw_times(len(x0), rng=rng)
+        return self.losses(field, x0, x1, t, condition), t
 
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The weighted loss of every cell, ``[n]``: the squared error of the velocity, averaged over coordinates."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 # Not lazy: a function shares its file's name, and whoever imported the file first would find the module in its place.
+from scflow.tl.diagnose import diagnose
 from scflow.tl.generate import generate
 from scflow.tl.score import score
 from scflow.tl.train import train
 
-__all__ = ["generate", "score", "train"]
+__all__ = ["diagnose", "generate", "score", "train"]

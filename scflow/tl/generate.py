@@ -35,6 +35,7 @@ def generate(
     device: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    weights: str = "average",
 ) -> AnnData:
     """Draw new cells from a flow.
 
@@ -69,6 +70,9 @@ def generate(
         Of all random numbers of this call. The global random state is not touched.
     progress
         Show a progress bar.
+    weights
+        ``"average"`` draws with the moving average of the field's weights, ``"raw"`` with the weights of the best step
+        as they were. (The calibration of counts was made with the average.)
 
     Returns
     -------
@@ -104,6 +108,7 @@ def generate(
         device=device_of(device),
         seed=whole(seed, "seed", least=0),
         progress=progress,
+        weights=weights,
     )
     with half_the_cores():
         drawn = flow.draw(n, condition, sampling)
@@ -122,6 +127,7 @@ def generate(
             "solver_steps": sampling.steps,
             "path": named(sampling.path or flow.path, PATHS)["name"],
             "generate_seed": sampling.seed,
+            "weights": sampling.weights,
         },
     )
 

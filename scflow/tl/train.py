@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,22 +14,24 @@ import torch
 from scflow import _anndata, matching, pp
 from scflow.conditions import Conditions
 from scflow.errors import InputError, nearest
-from scflow.flow import Flow
+from scflow.flow import Flow, Watch
+from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.matching.names import COUPLINGS, PATHS, TIMES, WEIGHTS, chosen
 from scflow.tl._options import device_of, half_the_cores, positive, whole
-from scflow.training import Run
+from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
+from scflow.training.averages import Nothing
 from scflow.training.history import Callback
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
 __all__ = ["train"]
 
 SPACES = ("counts", "genes", "quantile", "pca")
 _NOISES = ("gaussian", "dropout")
-_PRECISIONS = ("float32", "bfloat16")
+_PRECISIONS = ("float32", "bfloat16", "float16")
+_SMALL_BATCH = 32
 _FEWEST = 20
 
 
@@ -52,10 +55,12 @@ def train(
     precision: str = "auto",
     device: str = "auto",
     seed: int = 0,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    optimisation: Optimisation | None = None,
+    watch: int | Watch | None = None,
     key_added: str = "scflow",
 ) -> Flow:
     """Learn the cells of `adata` by flow matching.
@@ -95,17 +100,29 @@ def train(
     validation
         Share of cells held out to stop on, above 0 and at most 0.5.
     precision
-        ``"float32"`` or ``"bfloat16"`` (network only); ``"auto"`` takes the second on a GPU that has it.
+        ``"float32"``, or ``"bfloat16"`` or ``"float16"`` (network only, the latter with a gradient scaler); ``"auto"``
+        takes bfloat16 on a GPU that has it.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     seed
         Of all random numbers of this call. The global random state is not touched.
-    checkpoint, resume
-        Not available yet: leave them as they are.
+    checkpoint
+        A folder that the state of the run is kept in at looks, or a :class:`scflow.training.Checkpoint` that says how
+        often and how many. It holds plain tensors and JSON.
+    resume
+        Go on with the run in that folder; on a CPU the flow is then the same, bit for bit, as if it had never stopped.
+        Data and settings must be those it was started with. Where the folder holds no run yet, one is started, so that
+        one command serves for both.
     callbacks
         Functions of one argument, called after each look at the validation cells with that row of the history.
     progress
         Show a progress bar (in a terminal or notebook) and say what is trained on what.
+    optimisation
+        Schedule, warm-up, weight decay, clip, gradient accumulation and weight average: a
+        :class:`scflow.training.Optimisation`.
+    watch
+        Draw a few cells at every so many looks and score them against validation cells, into the history: a number, or
+        a :class:`scflow.flow.Watch`. ``None`` does not.
     key_added
         The slots' name.
 
@@ -120,8 +137,9 @@ def train(
     ------
     InputError
         For counts, conditions or options that cannot be worked with; nothing has been changed then.
-    FloatingPointError
-        Where the gradient stays infinite or NaN.
+    Diverged
+        A FloatingPointError, where the gradient stays infinite or NaN. Its `history` says how it came to that:
+        :func:`scflow.tl.diagnose` reads it.
 
     Examples
     --------
@@ -132,7 +150,9 @@ def train(
     ('counts', ('cell_type',))
     """
     _anndata.checked(adata)
-    _reserved(checkpoint, resume, field)
+    keeping = _checkpoint(checkpoint, resume)
+    if field != "mlp":
+        raise InputError(f"field={field!r} is not known. The one there is: 'mlp'.")
     space = _space(space, use_rep)
     recipe = Recipe(
         space=space,
@@ -140,6 +160,8 @@ def train(
         noise=_noise(noise, space),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
+        optimisation=optimisation or Optimisation(),
+        watch=watch if isinstance(watch, Watch) or watch is None else Watch(every=whole(watch, "watch")),
     )
     where, fraction = device_of(device), _fraction(validation)
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
@@ -157,8 +179,16 @@ def train(
         progress=progress,
         callbacks=tuple(callbacks),
     )
+    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+    encoded = conditions.encode(frame).to(run.device) if len(conditions) else None
+    if keeping is not None:
+        settings = _preprocessing(adata, layer, use_rep, key_added)
+        genes = [] if use_rep else [str(name) for name in adata.var_names]
+        of = identity(data, genes, conditions, encoded, recipe, run, settings)
+        run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
+    _warn(recipe, run)
     with half_the_cores():
-        flow = _learn(adata, data, frame, layer, use_rep, recipe, run, key_added)
+        flow = _learn(adata, data, conditions, encoded, layer, use_rep, recipe, run, key_added)
     _leave(adata, flow, key_added)
     return flow
 
@@ -176,7 +206,8 @@ def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
 def _learn(
     adata: AnnData,
     data: Any,
-    frame: pd.DataFrame,
+    conditions: Conditions,
+    condition: torch.Tensor | None,
     layer: str | None,
     use_rep: str | None,
     recipe: Recipe,
@@ -184,8 +215,6 @@ def _learn(
     key_added: str,
 ) -> Flow:
     """Preprocess where that was not done, say what is about to happen, and learn."""
-    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
-    condition = conditions.encode(frame).to(run.device) if len(conditions) else None
     provenance: dict[str, Any] = {"n_cells": adata.n_obs, "seed": run.seed, "condition": list(conditions.names)}
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
@@ -244,11 +273,49 @@ def _noise(noise: str | matching.noises.Noise, space: str) -> str | matching.noi
     return noise
 
 
-def _reserved(checkpoint: object, resume: bool, field: str) -> None:
-    if checkpoint is not None or resume:
-        raise InputError("checkpoint and resume are not available yet. Leave checkpoint=None and resume=False.")
-    if field != "mlp":
-        raise InputError(f"field={field!r} is not known. The one there is: 'mlp'.")
+def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: bool) -> Checkpoint | None:
+    """Where and how often the run is kept."""
+    if checkpoint is None:
+        if resume:
+            raise InputError("resume=True has no run to go on with. Name its folder: checkpoint='run', resume=True.")
+        return None
+    return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+
+
+def _opened(settings: Checkpoint, of: dict[str, Any], resume: bool, progress: bool) -> Checkpoints:
+    """The run's folder, after a comparison with the run that is in it."""
+    checkpoints = Checkpoints(settings, of, resume=resume)
+    if resume and progress:
+        said = "going on with the run" if checkpoints.found else "no run to go on with yet: starting one"
+        print(f"scflow: {said} in '{checkpoints.folder}'")
+    return checkpoints
+
+
+def _preprocessing(adata: AnnData, layer: str | None, use_rep: str | None, key_added: str) -> dict[str, Any]:
+    """How counts become the network's input, as far as the caller decides it."""
+    if use_rep:
+        return {"use_rep": use_rep}
+    source = _anndata.counts_layer(adata, layer)
+    done = _anndata.read_preprocessing(adata, key_added)
+    target, clip = (1e4, 10.0) if done is None or done.layer != source else (done.statistics.target_sum, done.clip)
+    return {"layer": source, "target_sum": float(target), "clip": float(clip)}
+
+
+def _warn(recipe: Recipe, run: Run) -> None:
+    """The guide's don'ts, before any time is spent."""
+    size = run.batch_size * recipe.optimisation.accumulate
+    if size < _SMALL_BATCH:
+        warnings.warn(
+            f"A batch of {size} cells is small: its gradient is mostly noise. Use {_SMALL_BATCH} or more, best "
+            "batch_size='auto', or accumulate several: optimisation=scflow.training.Optimisation(accumulate=8).",
+            stacklevel=3,
+        )
+    if isinstance(recipe.optimisation.law, Nothing):
+        warnings.warn(
+            "Without a weight average cells are drawn with the weights of a single step, which are noisy. Use "
+            "average='ramp'.",
+            stacklevel=3,
+        )
 
 
 def _fraction(validation: float) -> float:
@@ -264,7 +331,7 @@ def _precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     if precision not in _PRECISIONS:
-        raise InputError(f"precision={precision!r} is not known. Choose 'auto', 'float32' or 'bfloat16'.")
+        raise InputError(f"precision={precision!r} is not known. Choose 'auto', 'float32', 'bfloat16' or 'float16'.")
     return precision
 
 

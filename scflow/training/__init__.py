@@ -1,6 +1,20 @@
-"""The training loop, its batches, its optimiser and what it keeps of a run."""
+"""The training loop, its batches, its optimiser, its checkpoints, and what it keeps of a run."""
 
+from scflow.training import averages
+from scflow.training.checkpoints import Checkpoints
 from scflow.training.fit import Run, fit_counts, fit_field
 from scflow.training.loop import Plan, Trained, train
+from scflow.training.settings import Checkpoint, Optimisation
 
-__all__ = ["Plan", "Run", "Trained", "fit_counts", "fit_field", "train"]
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "Optimisation",
+    "Plan",
+    "Run",
+    "Trained",
+    "averages",
+    "fit_counts",
+    "fit_field",
+    "train",
+]

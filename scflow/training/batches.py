@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,13 +135,27 @@ class Order:
 
     def __init__(self, rows: Tensor, batch_size: int, rng: torch.Generator) -> None:
         self.rows, self.batch_size, self.rng = rows, min(batch_size, len(rows)), rng
+        self.place, self.before = 0, rng.get_state()
 
     def __iter__(self) -> Iterator[Tensor]:
+        """Batches from where the order stands: at the start, or at the place that was restored."""
         n, size = len(self.rows), self.batch_size
         while True:
+            self.before = self.rng.get_state()
             shuffled = self.rows[torch.randperm(n, generator=self.rng, device=self.rng.device)]
-            for start in range(0, n - size + 1, size):
+            for start in range(self.place, n - size + 1, size):
+                self.place = start + size
                 yield shuffled[start : start + size]
+            self.place = 0
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The place in this pass over the data, and the generator as it was before the pass was shuffled."""
+        return {"place": self.place}, {"before": self.before}
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from there: the shuffle is made anew, and what came before the place is left out."""
+        self.place = int(values["place"])
+        self.rng.set_state(tensors["before"])
 
 
 def _shared(array: Any) -> Tensor:

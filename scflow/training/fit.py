@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
 from scflow.codecs import Counts
 from scflow.matching import Bare, FlowMatching, Preconditioned, noises, preconditioned
+from scflow.training.averages import Ramp
 from scflow.training.batches import Cells, Order, States
+from scflow.training.checkpoints import Checkpoints, Keeper
 from scflow.training.history import Callback, Monitor
-from scflow.training.loop import Plan, Trained, train
+from scflow.training.loop import Plan, Scaler, Trained, train
 from scflow.training.optim import adamw
+from scflow.training.probes import Look, TimeBins, Watching
+from scflow.training.settings import Optimisation
 
 __all__ = ["Run", "dropped", "fit_counts", "fit_field"]
 
 _LOOKS = 40
+_WIDE = 5.0
+"""A coordinate of this standard deviation is not standardised, and its error is most of the loss."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Run:
         Row numbers of the cells to learn from and to look at, int64, on the device.
     batch_size, seed, device, precision, progress, callbacks
         As `scflow.tl.train` has them, resolved.
+    checkpoints
+        Where the state of the run is kept, if anywhere.
     """
 
     train: Tensor
@@ -44,6 +54,7 @@ class Run:
     precision: str = "float32"
     progress: bool = True
     callbacks: Sequence[Callback] = ()
+    checkpoints: Checkpoints | None = None
 
     def generator(self, stream: int) -> torch.Generator:
         """One of the run's own streams of random numbers."""
@@ -55,6 +66,25 @@ class Run:
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+    def scaler(self) -> Scaler | None:
+        """The gradient scaler that float16 needs, and nothing else does: bfloat16 has the range of float32."""
+        return torch.amp.GradScaler(self.device.type) if self.precision == "float16" else None
+
+    @contextlib.contextmanager
+    def globals(self, stream: int) -> Iterator[list[torch.Generator]]:
+        """The generators that layers without one of their own draw from (dropout), seeded here and put back after."""
+        cuda = self.device.type == "cuda"
+        index = (self.device.index if self.device.index is not None else torch.cuda.current_device()) if cuda else 0
+        generators = [torch.default_generator, *([torch.cuda.default_generators[index]] if cuda else [])]
+        with torch.random.fork_rng(devices=[index] if cuda else []):
+            for i, generator in enumerate(generators):
+                generator.manual_seed(self.generator(stream + i).initial_seed())
+            yield generators
+
+    def keeper(self, stage: str, order: Order, generators: Sequence[torch.Generator]) -> Keeper | None:
+        """What keeps the state of a stage."""
+        return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators)
 
 
 def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
@@ -87,25 +117,72 @@ def fit_field(
     steps: int,
     lr: float,
     condition_dropout: float = 0.1,
+    optimisation: Optimisation | None = None,
+    look: Look | None = None,
+    look_columns: tuple[str, ...] = (),
+    look_every: int = 1,
 ) -> tuple[Preconditioned | Bare, Trained]:
-    """Train a field on states, and keep the weight average that is best on the validation cells."""
-    rng = run.generator(1)
+    """Train a field on states, and keep the weight average that is best on the validation cells.
+
+    `look` is called with the field at every `look_every`-th look at the validation cells, and its values are kept in
+    the history as `look_columns`.
+    """
+    rng, settings = run.generator(1), optimisation or Optimisation()
     spread = states.states(run.train[:1024], rng=run.generator(2)).std(0, correction=0)
+    _warn_of_scale(spread)
     dim = len(spread)
     field = preconditioned(network, objective.path, spread, noise.sd(dim)).to(run.device)
+    bins = TimeBins(objective)
 
     def loss(rows: Tensor) -> Tensor:
         x0 = states.states(rows, rng=rng)
         x1 = noise.sample(len(rows), dim, rng=rng)
         c = None if condition is None else dropped(condition[rows], rate=condition_dropout, rng=rng)
-        return objective.loss(field, x0, x1, c, rng=rng)
+        losses, t = objective.terms(field, x0, x1, c, rng=rng)
+        bins.add(t, losses)
+        return losses.mean()
 
     validate = _fixed_validation(field, states, condition, noise, objective, run)
-    plan = Plan(steps, every=max(1, min(500, steps // _LOOKS)), patience=_LOOKS // 4)
-    monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks)
+    plan = Plan(
+        steps,
+        every=max(1, min(500, steps // _LOOKS)),
+        patience=_LOOKS // 4,
+        clip=settings.clip,
+        average=settings.law,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        accumulate=settings.accumulate,
+    )
+    probe = Watching(bins, field, look, columns=look_columns, every=look_every)
+    monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks, columns=probe.columns)
     batches = Order(run.train, run.batch_size, run.generator(3))
-    optimizer = adamw(field, lr=lr)
-    return field, train(field, loss, batches, validate, optimizer, plan, monitor, run.autocast)
+    optimizer = adamw(field, lr=lr, weight_decay=settings.weight_decay)
+    with run.globals(8) as shared:
+        keeper = run.keeper("flow", batches, [rng, *shared])
+        return field, train(
+            field,
+            loss,
+            batches,
+            validate,
+            optimizer,
+            plan,
+            monitor,
+            run.autocast,
+            scaler=run.scaler(),
+            keeper=keeper,
+            probe=probe,
+        )
+
+
+def _warn_of_scale(spread: Tensor) -> None:
+    """The guide's "no standardisation": coordinates of very different size."""
+    wide = spread > _WIDE
+    if wide.any():
+        warnings.warn(
+            f"{int(wide.sum())} of {len(spread)} coordinates have a standard deviation above {_WIDE:g} (the largest: "
+            f"{float(spread.max()):.3g}): the states are not standardised, and the loss is mostly theirs.",
+            stacklevel=3,
+        )
 
 
 def _fixed_validation(
@@ -156,6 +233,10 @@ def fit_counts(
         rng,
     ).to(run.device)
     assert isinstance(codec, Counts)
+    done = None if run.checkpoints is None else run.checkpoints.finished("codec")
+    if done is not None:
+        codec.load_state_dict(done)
+        return codec, Trained(pd.DataFrame(), steps, interrupted=False)
     n = len(run.train)
 
     def loss(rows: Tensor) -> Tensor:
@@ -170,12 +251,15 @@ def fit_counts(
             total += float(codec.losses(cells.dense(rows), c, rng=fixed)[0].sum())
         return total / min(len(run.validation), 2048)
 
-    plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, decay=0.99)
+    plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, average=Ramp(0.99))
     monitor = Monitor(steps, title="codec", progress=run.progress)
     batches = Order(run.train, min(run.batch_size, 128), run.generator(7))
     optimizer = adamw(codec, lr=lr, weight_decay=1e-4, fast=codec.fast_parameters())
-    trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast)
+    keeper = run.keeper("codec", batches, [rng])
+    trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast, keeper=keeper)
     _standardize(codec, cells, condition)
+    if run.checkpoints is not None and not trained.interrupted:
+        run.checkpoints.finish("codec", codec.state_dict())
     return codec, trained
 
 

@@ -4,36 +4,71 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import pandas as pd
 
-__all__ = ["COLUMNS", "Callback", "Monitor"]
+__all__ = ["COLUMNS", "Callback", "Monitor", "Probe"]
 
-COLUMNS = ("step", "loss", "validation_loss", "gradient_norm", "learning_rate", "cells_per_second")
+COLUMNS = (
+    "step",
+    "loss",
+    "validation_loss",
+    "gradient_norm",
+    "learning_rate",
+    "cells_per_second",
+    "clipped",
+    "skipped",
+)
+"""What every history has; a probe adds columns of its own."""
 
 Callback = Callable[[dict[str, float]], None]
+
+
+class Probe(Protocol):
+    """What adds columns to the history."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+    def report(self, number: int) -> dict[str, float]:
+        """Their values at look `number` (from 1), with the averaged weights in place; what is left out is NaN."""
+        ...
 
 
 class Monitor:
     """Keeps the history, shows the progress bar (silent where the output is no terminal), calls the callbacks."""
 
-    def __init__(self, steps: int, *, title: str, progress: bool, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self,
+        steps: int,
+        *,
+        title: str,
+        progress: bool,
+        callbacks: Sequence[Callback] = (),
+        columns: Sequence[str] = (),
+    ) -> None:
         from tqdm.auto import tqdm
 
         self.rows: list[dict[str, float]] = []
-        self.callbacks = callbacks
+        self.callbacks, self.columns = callbacks, (*COLUMNS, *columns)
         self.bar: Any = tqdm(total=steps, desc=title, unit="step", disable=_silence(progress), leave=True)
         self.since = time.perf_counter()
+        self.elapsed: float | None = None
         self.shown = 0
+
+    def lap(self) -> None:
+        """Stop the clock: what follows until the next row is a look, and no training."""
+        self.elapsed = time.perf_counter() - self.since
 
     def log(self, row: dict[str, float], *, cells: int) -> None:
         """Record a row of the history; `cells` were seen since the last one."""
-        now = time.perf_counter()
-        row["cells_per_second"] = cells / max(now - self.since, 1e-9)
-        self.since = now
-        self.rows.append({name: row.get(name, float("nan")) for name in COLUMNS})
+        elapsed = time.perf_counter() - self.since if self.elapsed is None else self.elapsed
+        row["cells_per_second"] = cells / max(elapsed, 1e-9)
+        self.rows.append({name: row.get(name, float("nan")) for name in self.columns})
         self.bar.update(int(row["step"]) - self.shown)
         self.shown = int(row["step"])
         self.bar.set_postfix_str(
@@ -43,6 +78,13 @@ class Monitor:
         )
         for callback in self.callbacks:
             callback(dict(self.rows[-1]))
+        self.since, self.elapsed = time.perf_counter(), None
+
+    def restore(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Go on after these rows, of which callbacks have heard already."""
+        self.rows = [dict(row) for row in rows]
+        self.shown = int(self.rows[-1]["step"]) if self.rows else 0
+        self.bar.update(self.shown)
         self.since = time.perf_counter()
 
     def close(self) -> None:
@@ -51,7 +93,7 @@ class Monitor:
 
     def table(self) -> pd.DataFrame:
         """The history, one row an entry."""
-        return pd.DataFrame(self.rows, columns=list(COLUMNS)).astype({"step": int})
+        return pd.DataFrame(self.rows, columns=list(self.columns)).astype({"step": int})
 
 
 def _silence(progress: bool) -> bool | None:

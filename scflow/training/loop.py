@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from scflow.training.history import Monitor
+from scflow.errors import Diverged
+from scflow.training.averages import Average, Ramp
+from scflow.training.checkpoints import Keeper, State
+from scflow.training.history import Monitor, Probe
 from scflow.training.optim import WeightAverage, clipped, load, schedule, warmup_steps
 
-__all__ = ["Plan", "Trained", "train"]
+__all__ = ["Plan", "Scaler", "Trained", "train"]
 
 _BAD_STEPS = 5
+_HALVINGS = 16
+"""A gradient scale of 65,536 may be halved so often before the gradient itself is to blame."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +39,66 @@ class Plan:
         Looks without improvement after which to stop.
     clip
         Largest norm of the gradient.
-    decay
-        Of the weight average.
+    average
+        The law of the weight average.
+    schedule, warmup, accumulate
+        See :class:`scflow.training.Optimisation`.
     """
 
     steps: int
     every: int = 100
     patience: int = 10
     clip: float = 1.0
-    decay: float = 0.999
+    average: Average = field(default_factory=Ramp)
+    schedule: str = "cosine"
+    warmup: int | None = None
+    accumulate: int = 1
+
+    def factor(self, step: int) -> float:
+        """The factor on the learning rate after `step` steps."""
+        warmup = warmup_steps(self.steps) if self.warmup is None else self.warmup
+        return schedule(step, steps=self.steps, warmup=warmup, shape=self.schedule)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The history of a run, the step with the best validation loss, and whether it was interrupted."""
+    """The history of a run, the step with the best validation loss, and whether it was interrupted.
+
+    `raw` are the weights of the best step as they were, by name; the module itself is left with their average.
+    """
 
     history: pd.DataFrame
     best_step: int
     interrupted: bool
+    raw: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Scaler(Protocol):
+    """What float16 needs: the loss scaled up, so that small gradients are no zeros (`torch.amp.GradScaler`)."""
+
+    def scale(self, outputs: Any) -> Any:
+        """The scaled loss."""
+        ...
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the scale out of the gradients."""
+        ...
+
+    def step(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Step the optimiser."""
+        ...
+
+    def update(self) -> None:
+        """A larger scale after many good steps, half of it after a bad one."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scale and counters."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put scale and counters back."""
+        ...
 
 
 def train(
@@ -62,52 +110,169 @@ def train(
     plan: Plan,
     monitor: Monitor,
     precision: Callable[[], AbstractContextManager[object]],
+    *,
+    scaler: Scaler | None = None,
+    keeper: Keeper | None = None,
+    probe: Probe | None = None,
 ) -> Trained:
     """Teach `module`, in place, and leave it with the weight average that was best on the validation cells.
 
     `loss` takes the rows of a batch; `validate` gives the loss of the validation cells with the weights as they are.
-    Ctrl-C ends the run and keeps the best so far. A step whose gradient is not finite is passed over.
+    Ctrl-C ends the run and keeps the best so far. A step whose gradient is not finite is passed over, and nothing
+    advances: not the weights, their average, the schedule or the count of steps. (On a GPU without a scaler nobody
+    looks before the next report: only the optimiser passes over the step there.)
+
+    Parameters
+    ----------
+    scaler
+        For float16: scale, backward, unscale, clip, step, average.
+    keeper
+        Writes checkpoints at looks, and puts everything back to where the last one found it.
+    probe
+        Asked for more columns of the history at each look.
 
     Raises
     ------
-    FloatingPointError
+    Diverged
         After five steps in a row with a gradient that is not finite; the best weights so far are in place.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    average = WeightAverage(parameters, decay=plan.decay)
-    best, running = _Best(average.copy()), _Running()
-    rates, warmup, interrupted = [float(g["lr"]) for g in optimizer.param_groups], warmup_steps(plan.steps), False
+    run = _Progress(module, optimizer, plan, monitor, scaler)
+    if keeper is not None:
+        keeper.resume(run)
+    running, source, interrupted = _Running(plan.clip), iter(batches), False
     module.train()
     try:
-        for step, rows in zip(range(plan.steps), batches, strict=False):
-            factor = schedule(step, steps=plan.steps, warmup=warmup)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            with precision():
-                value = loss(rows)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            norm = clipped(parameters, plan.clip)
-            # The optimiser itself passes over such a step, on the device: no step waits for the host to look.
-            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            optimizer.step()
-            average.update()
-            running.add(value.detach(), norm, len(rows))
-            if (step + 1) % plan.every and step + 1 < plan.steps:
+        while run.step < plan.steps and run.best.age <= plan.patience:
+            if not _stepped(run, loss, source, precision, running):
                 continue
-            row = running.report(step + 1, rates[0] * factor)
-            row["validation_loss"] = _validated(module, average, validate)
-            best.offer(row["validation_loss"], step + 1, average)
-            monitor.log(row, cells=int(row["cells"]))
-            if best.age > plan.patience:
-                break
+            if run.step % plan.every and run.step < plan.steps:
+                continue
+            row = _reported(run, running)
+            monitor.lap()
+            row["validation_loss"] = _validated(module, run.average, validate)
+            run.best.offer(row["validation_loss"], run.step, run.average)
+            row |= {} if probe is None else _probed(run, probe)
+            monitor.log(row, cells=int(row.pop("cells")))
+            if keeper is not None:
+                done = run.step >= plan.steps or run.best.age > plan.patience
+                keeper.offer(run, run.step, last=done)
     except KeyboardInterrupt:
         interrupted = True
     finally:
         monitor.close()
-        load(parameters, best.weights)
+        load(run.parameters, run.best.weights)
         module.eval()
-    return Trained(monitor.table(), best.step, interrupted)
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    raw = dict(zip(names, (p.cpu() for p in run.best.raw), strict=True))
+    return Trained(monitor.table(), run.best.step, interrupted, raw)
+
+
+class _Progress:
+    """Everything that changes from step to step, but for the data and the generators."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, monitor: Monitor, scaler: Scaler | None
+    ) -> None:
+        self.module, self.optimizer, self.plan = module, optimizer, plan
+        self.monitor, self.scaler = monitor, scaler
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.average = WeightAverage(self.parameters, plan.average)
+        self.best = _Best(self.average)
+        self.step = self.bad = 0
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step to come."""
+        return self.rates[0] * self.plan.factor(self.step)
+
+    def state(self) -> State:
+        """All of it: numbers, and tensors by name."""
+        values = {
+            "step": self.step,
+            "average": self.average.step,
+            "best": [self.best.score, self.best.step, self.best.age],
+            "history": self.monitor.rows,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+        tensors = {f"module.{name}": t for name, t in self.module.state_dict().items()}
+        for name, list_ in self._lists().items():
+            tensors |= {f"{name}.{i}": t for i, t in enumerate(list_)}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": t for name, t in moments.items()}
+        return values, tensors
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put all of it back."""
+        self.step, self.average.step = int(values["step"]), int(values["average"])
+        self.best.score, self.best.step, self.best.age = values["best"]
+        self.monitor.restore(values["history"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(values["scaler"])
+        start = "module."
+        self.module.load_state_dict({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)})
+        for name, list_ in self._lists().items():
+            load(list_, [tensors[f"{name}.{i}"] for i in range(len(list_))])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, i, name = key.split(".", 2)
+                moments.setdefault(int(i), {})[name] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+    def _lists(self) -> dict[str, list[Tensor]]:
+        return {"average": self.average.average, "best": self.best.weights, "raw": self.best.raw}
+
+
+def _stepped(
+    run: _Progress,
+    loss: Callable[[Tensor], Tensor],
+    source: Iterator[Tensor],
+    precision: Callable[[], AbstractContextManager[object]],
+    running: _Running,
+) -> bool:
+    """Take one step; false where it was passed over, and then nothing has advanced."""
+    for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
+        group["lr"] = rate * run.plan.factor(run.step)
+    value, cells = _backward(run, loss, source, precision)
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
+    norm = clipped(run.parameters, run.plan.clip)
+    seen = norm.device.type == "cpu" or run.scaler is not None
+    good = not seen or bool(norm.isfinite())
+    if good:
+        if not seen:
+            # The optimiser itself passes over a bad step, on the device: no step waits for the host to look.
+            run.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        run.optimizer.step() if run.scaler is None else run.scaler.step(run.optimizer)
+        run.average.update()
+        run.step += 1
+    run.bad = 0 if good else run.bad + 1
+    if run.scaler is not None:
+        run.scaler.update()
+    running.add(value, norm, cells)
+    if run.bad >= _BAD_STEPS + (_HALVINGS if run.scaler is not None else 0):
+        raise _diverged(run, run.bad, run.step + run.bad, running)
+    return good
+
+
+def _backward(
+    run: _Progress,
+    loss: Callable[[Tensor], Tensor],
+    source: Iterator[Tensor],
+    precision: Callable[[], AbstractContextManager[object]],
+) -> tuple[Tensor, int]:
+    """The gradient of one batch, or the mean gradient of several; their mean loss, and how many cells they had."""
+    parts, cells, n = [], 0, run.plan.accumulate
+    run.optimizer.zero_grad(set_to_none=True)
+    for rows in (next(source) for _ in range(n)):
+        with precision():
+            value = loss(rows)
+        scaled = value if n == 1 else value / n
+        (scaled if run.scaler is None else run.scaler.scale(scaled)).backward()
+        parts.append(value.detach())
+        cells += len(rows)
+    return parts[0] if n == 1 else torch.stack(parts).mean(), cells
 
 
 class _Running:
@@ -117,7 +282,8 @@ class _Running:
     norms: list[Tensor]
     cells: int
 
-    def __init__(self) -> None:
+    def __init__(self, clip: float) -> None:
+        self.clip = clip
         self._clear()
 
     def _clear(self) -> None:
@@ -129,41 +295,82 @@ class _Running:
         self.norms.append(norm)
         self.cells += cells
 
-    def report(self, step: int, rate: float) -> dict[str, float]:
-        """The means, and a new start; the only place where the host waits for the device."""
+    def report(self) -> tuple[dict[str, float], int]:
+        """The means, how many steps at the end were bad, and a new start; only here the host waits for the device."""
         loss, norm = torch.stack([torch.stack(self.losses).float(), torch.stack(self.norms).float()]).cpu()
         good = loss.isfinite() & norm.isfinite()
         bad = len(good) - int(good.nonzero().max()) - 1 if good.any() else len(good)
-        if bad >= _BAD_STEPS or not good.any():
-            raise FloatingPointError(
-                f"The gradient has not been finite for {bad} steps up to step {step} (learning rate {rate:.2g}). "
-                "Nothing was kept. Try a lower rate, scflow.tl.train(..., lr=1e-4)."
-            )
-        cells = self.cells
+        row = {
+            "loss": float(loss[good].mean()),
+            "gradient_norm": float(norm[good].mean()),
+            "clipped": float((norm[good] > self.clip).float().mean()),
+            "skipped": float(len(good) - int(good.sum())),
+            "cells": self.cells,
+        }
         self._clear()
-        mean_loss, mean_norm = float(loss[good].mean()), float(norm[good].mean())
-        return {"step": step, "loss": mean_loss, "gradient_norm": mean_norm, "learning_rate": rate, "cells": cells}
+        return row, bad
+
+
+def _reported(run: _Progress, running: _Running) -> dict[str, float]:
+    """A row of the history; where nobody looked at single steps, this is where bad ones are found."""
+    row, bad = running.report()
+    rate = run.rates[0] * run.plan.factor(run.step - 1)
+    row |= {"step": run.step, "learning_rate": rate}
+    if bad >= _BAD_STEPS or math.isnan(row["loss"]):
+        raise _diverged(run, bad, run.step, row=row)
+    return row
+
+
+def _diverged(
+    run: _Progress, bad: int, step: int, running: _Running | None = None, row: dict[str, float] | None = None
+) -> Diverged:
+    """The error that ends a run, with a history whose last row tells of the bad steps."""
+    if row is None:
+        assert running is not None
+        row = {**running.report()[0], "step": step, "learning_rate": run.rate}
+    rate, done = row["learning_rate"], row.pop("cells")
+    run.monitor.log(row, cells=int(done))
+    return Diverged(
+        f"The gradient has not been finite for {bad} steps up to step {step} (learning rate {rate:.2g}). "
+        "Nothing was kept. Try a lower rate, scflow.tl.train(..., lr=1e-4).",
+        run.monitor.table(),
+    )
 
 
 class _Best:
-    """The best weight average so far."""
+    """The best weight average so far, and the weights themselves at that step."""
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.weights, self.score, self.step, self.age = weights, math.inf, 0, 0
+    def __init__(self, average: WeightAverage) -> None:
+        self.weights, self.raw = average.copy(), average.copy()
+        self.score, self.step, self.age = math.inf, 0, 0
 
     def offer(self, score: float, step: int, average: WeightAverage) -> None:
         self.age += 1
         if score < self.score:
-            self.weights, self.score, self.step, self.age = average.copy(), score, step, 0
+            self.weights, self.raw = average.copy(), [p.clone() for p in average.source]
+            self.score, self.step, self.age = score, step, 0
 
 
-def _validated(module: nn.Module, average: WeightAverage, validate: Callable[[], float]) -> float:
-    """The validation loss of the averaged weights."""
+@contextmanager
+def _averaged(module: nn.Module, average: WeightAverage) -> Iterator[None]:
+    """The module with its averaged weights, as it is used and not trained."""
     average.swap()
     module.eval()
     try:
         with torch.no_grad():
-            return validate()
+            yield
     finally:
         module.train()
         average.swap()
+
+
+def _validated(module: nn.Module, average: WeightAverage, validate: Callable[[], float]) -> float:
+    """The validation loss of the averaged weights."""
+    with _averaged(module, average):
+        return validate()
+
+
+def _probed(run: _Progress, probe: Probe) -> dict[str, float]:
+    """More columns of the history, by the averaged weights."""
+    with _averaged(run.module, run.average):
+        return probe.report(len(run.monitor.rows) + 1)

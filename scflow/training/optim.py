@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from scflow.training.averages import Average, Ramp
+
 __all__ = ["WeightAverage", "adamw", "clipped", "schedule", "warmup_steps"]
 
 
@@ -39,10 +41,15 @@ def warmup_steps(steps: int) -> int:
     return max(1, min(1000, round(0.05 * steps)))
 
 
-def schedule(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float:
-    """The factor on the learning rate at `step` (from 0): a linear warm-up, then half a cosine down to `floor`."""
+def schedule(step: int, *, steps: int, warmup: int, floor: float = 0.0, shape: str = "cosine") -> float:
+    """The factor on the learning rate at `step` (from 0): a linear warm-up, then half a cosine down to `floor`.
+
+    With the shape ``"constant"`` it stays at 1 after the warm-up.
+    """
     if step < warmup:
         return (step + 1) / warmup
+    if shape == "constant":
+        return 1.0
     done = min((step - warmup) / max(1, steps - warmup), 1.0)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -60,21 +67,17 @@ def clipped(parameters: Sequence[Tensor], most: float) -> Tensor:
 
 
 class WeightAverage:
-    """An exponential moving average of the weights with a ramp: ``min(decay, (1 + n) / (10 + n))`` after n steps.
+    """The moving average of the weights by a law of :mod:`scflow.training.averages`, kept in float32."""
 
-    Without the ramp the random start would still be in the average at the end of a short run. Kept in float32.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], *, decay: float = 0.9999) -> None:
-        self.decay, self.step = decay, 0
+    def __init__(self, parameters: Sequence[Tensor], law: Average | None = None) -> None:
+        self.law, self.step = law or Ramp(), 0
         self.source = [p.detach() for p in parameters]
         self.average = [p.detach().clone().float() for p in parameters]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights as they are now."""
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.float() for p in self.source], 1 - decay)
+        torch._foreach_lerp_(self.average, [p.float() for p in self.source], 1 - self.law.decay(self.step))
         self.step += 1
 
     def copy(self) -> list[Tensor]:

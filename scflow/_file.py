@@ -1,0 +1,85 @@
+"""One kind of file: tensors as safetensors, a configuration as JSON in the header, a sha256 of both. Never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scflow.errors import FileError
+
+__all__ = ["read", "write"]
+
+
+def write(target: Path, kind: str, config: str, tensors: Mapping[str, Any]) -> None:
+    """Write a file beside `target`, flush it to the disk and rename it: it is there whole, or not at all.
+
+    Raises
+    ------
+    FileError
+        Where the disk refuses.
+    """
+    from safetensors.numpy import save as serialized
+
+    header = {"kind": kind, "config": config, "sha256": _digest(config, tensors)}
+    written = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            written = file.name
+            file.write(serialized(dict(tensors), metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(written, 0o666 & ~mask)
+        os.replace(written, target)
+    except OSError as error:
+        raise FileError(f"Cannot save to '{target}': {error.strerror or error}.") from error
+    finally:
+        if written is not None and os.path.exists(written):
+            os.unlink(written)
+
+
+def read(target: Path, kind: str, what: str, check: Callable[[str], object]) -> tuple[str, dict[str, Any]]:
+    """The configuration and the tensors of a file of this kind.
+
+    `check` is given the configuration before the digest is compared: a file of a newer format is told from a damaged
+    one by it. `what` names the kind in words.
+
+    Raises
+    ------
+    FileError
+        Where the file is missing, cannot be read, is of another kind, or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not target.is_file():
+        raise FileError(f"There is no file '{target}'.")
+    try:
+        with safe_open(target, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("kind") != kind:
+                raise FileError(f"'{target}' is a safetensors file, but no {what} that scflow saved.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FileError(f"'{target}' cannot be read as a safetensors file: {error}") from error
+    config = header.get("config", "")
+    check(config)
+    if header.get("sha256") != _digest(config, tensors):
+        raise FileError(f"'{target}' is damaged: its contents do not match the sha256 in its header.")
+    return config, tensors
+
+
+def _digest(config: str, tensors: Mapping[str, Any]) -> str:
+    """The sha256 of the configuration and of every tensor's name, type, shape and bytes."""
+    sha = hashlib.sha256(config.encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
