@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -171,6 +172,13 @@ def test_provenance_says_what_was_learnt_from_what(flow: Flow) -> None:
         "interrupted": False,
         "space": "counts",
         "steps_planned": 8,
+        # What tl.diagnose reads.
+        "batch_size": 180,
+        "lr": 1e-3,
+        "clip": 1.0,
+        "average": "ramp",
+        "precision": "float32",
+        "linear_loss": pytest.approx(math.pi / 2, rel=0.1),
     }
     assert flow.genes == tuple(f"gene_{i:02d}" for i in range(N_GENES))
     assert flow.history["validation_loss"].notna().all()

@@ -164,7 +164,7 @@ def _poor_scores(history: pd.DataFrame) -> Iterator[Finding]:
 
 def _cautions(history: pd.DataFrame, provenance: Mapping[str, Any]) -> Iterator[Finding]:
     size = int(provenance.get("batch_size", _SMALL_BATCH))
-    if size < _SMALL_BATCH:
+    if size < _SMALL_BATCH and 2 * size < provenance.get("n_cells", np.inf):
         yield Finding(
             "caution",
             f"The batch had {size} cells: the gradient is mostly noise.",
@@ -197,7 +197,7 @@ def _past_the_best(history: pd.DataFrame) -> Iterator[Finding]:
     if scores is None:
         return
     best, last = float(history["step"].to_numpy()[int(scores.to_numpy().argmin())]), float(history["step"].iloc[-1])
-    if best < last / 3:
+    if best < last / 3 and scores.iloc[-1] > scores.min() + _FALL * abs(scores.min()):
         yield Finding(
             "caution",
             f"The best validation loss, {scores.min():.4g}, was at step {best:.0f} of {last:.0f}; at the end it is "

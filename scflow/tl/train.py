@@ -304,7 +304,7 @@ def _preprocessing(adata: AnnData, layer: str | None, use_rep: str | None, key_a
 def _warn(recipe: Recipe, run: Run) -> None:
     """The guide's don'ts, before any time is spent."""
     size = run.batch_size * recipe.optimisation.accumulate
-    if size < _SMALL_BATCH:
+    if size < _SMALL_BATCH and run.batch_size < len(run.train):
         warnings.warn(
             f"A batch of {size} cells is small: its gradient is mostly noise. Use {_SMALL_BATCH} or more, best "
             "batch_size='auto', or accumulate several: optimisation=scflow.training.Optimisation(accumulate=8).",
