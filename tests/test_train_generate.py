@@ -492,7 +492,7 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
     [
         ({"checkpoint": "x"}, r"checkpoint and resume are not available yet\. Leave checkpoint=None and resume=False"),
         ({"resume": True}, r"checkpoint and resume are not available yet"),
-        ({"field": "unet"}, r"field='unet' is not known\. The one there is: 'mlp'"),
+        ({"field": "unett"}, r"field='unett' is not known\. Did you mean 'unet'\? Choose one of 'mlp', 'transformer'"),
         (
             {"space": "gene"},
             r"space='gene' is not known\. Did you mean 'genes'\? Choose 'auto' or one of 'counts', 'genes', "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from scflow import _anndata, matching, pp
 from scflow.conditions import Conditions
 from scflow.errors import InputError, nearest
 from scflow.flow import Flow
+from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.matching.names import COUPLINGS, PATHS, TIMES, WEIGHTS, chosen
 from scflow.tl._options import device_of, half_the_cores, positive, whole
@@ -44,7 +45,7 @@ def train(
     time: str | matching.times.Time = "stratified",
     weight: str | matching.weights.Weight = "uniform",
     coupling: str | matching.couplings.Coupling = "independent",
-    field: str = "mlp",
+    field: str | torch.nn.Module | Callable[..., torch.nn.Module] = "mlp",
     steps: int | None = None,
     batch_size: int | str = "auto",
     lr: float | str = "auto",
@@ -82,7 +83,12 @@ def train(
         zeros where the data have them; ``"auto"`` in gene space); ``"stratified"`` or ``"uniform"``; ``"uniform"``;
         ``"independent"``.
     field
-        The velocity network: ``"mlp"``.
+        The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
+        ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
+        class: ``functools.partial(scflow.nn.Transformer, depth=6)``, or any other function that makes a network when it
+        is called with the number of coordinates and ``cardinalities=`` of the conditions. Or any
+        :class:`torch.nn.Module` with ``forward(x, t, condition)``: states ``[n, dim]``, times ``[n]`` and conditions
+        ``[n, n_conditions]`` (NaN is none; ``None`` without conditions) to velocities ``[n, dim]``; it is copied.
     steps
         Optimiser steps; by default from the number of cells, 2,000 to 20,000.
     batch_size
@@ -110,8 +116,8 @@ def train(
     -------
     Flow
         The trained flow. It is also left in `.uns["scflow"]`, and the genes' statistics, where they were not there, in
-        `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`. With a path or noise of
-        your own it is returned only, and a warning says so: it has no name to be kept by.
+        `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`. With a path, noise or
+        field of your own it is returned only, and a warning says so: it has no name to be kept by.
 
     Raises
     ------
@@ -129,14 +135,17 @@ def train(
     ('counts', ('cell_type',))
     """
     _anndata.checked(adata)
-    _reserved(checkpoint, resume, field)
+    _reserved(checkpoint, resume)
     space = _space(space, use_rep)
+    network, settings = chosen_field(field)
     recipe = Recipe(
         space=space,
         objective=_objective(path, time, weight, coupling),
         noise=_noise(noise, space),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
+        field=network,
+        network=settings,
     )
     where, fraction = device_of(device), _fraction(validation)
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
@@ -161,7 +170,7 @@ def train(
 
 
 def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
-    """Keep the flow in `adata`, unless a noise or path of the user's own has no name to be kept by."""
+    """Keep the flow in `adata`, unless a noise, path or field of the user's own has no name to be kept by."""
     try:
         content = flow.to_content()
     except InputError as error:
@@ -183,6 +192,8 @@ def _learn(
     """Preprocess where that was not done, say what is about to happen, and learn."""
     conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
     condition = conditions.encode(frame).to(run.device) if len(conditions) else None
+    dim = state_dim(recipe.space, data.shape, latent=recipe.latent, components=recipe.components)
+    check_field(recipe.field, recipe.network, dim, conditions.cardinalities)
     provenance: dict[str, Any] = {"n_cells": adata.n_obs, "seed": run.seed, "condition": list(conditions.names)}
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
@@ -241,11 +252,9 @@ def _noise(noise: str | matching.noises.Noise, space: str) -> str | matching.noi
     return noise
 
 
-def _reserved(checkpoint: object, resume: bool, field: str) -> None:
+def _reserved(checkpoint: object, resume: bool) -> None:
     if checkpoint is not None or resume:
         raise InputError("checkpoint and resume are not available yet. Leave checkpoint=None and resume=False.")
-    if field != "mlp":
-        raise InputError(f"field={field!r} is not known. The one there is: 'mlp'.")
 
 
 def _fraction(validation: float) -> float:
