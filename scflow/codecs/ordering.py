@@ -11,6 +11,8 @@ from scflow.codecs.standardized import Standardized
 
 __all__ = ["coexpression_order"]
 
+_ROUNDS = 10
+
 
 def coexpression_order(
     counts: sparse.csr_matrix, genes: Standardized, *, patch: int, n_components: int = 30, seed: int = 0
@@ -18,9 +20,10 @@ def coexpression_order(
     """A permutation of the genes whose consecutive stretches of `patch` are co-expressed.
 
     Each gene's loadings on the leading principal components are scaled to length one, so that their products are the
-    correlations that the components explain. Genes are then divided in two across the leading direction of their
-    loadings, again and again until a patch is left (principal direction divisive partitioning, Boley 1998, with
-    parts of whole patches). Counts are read a few rows at a time and never made dense as a whole.
+    correlations that the components explain. Genes are then divided in two, again and again until a patch is left:
+    first across the leading direction of their loadings (principal direction divisive partitioning, Boley 1998), then
+    a few times more across the line between the two parts' means, both parts being of whole patches. Counts are read
+    a few rows at a time and never made dense as a whole.
 
     Parameters
     ----------
@@ -52,6 +55,10 @@ def _divided(loadings: Tensor, members: Tensor, patch: int) -> Tensor:
     direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
     # An eigenvector's sign is arbitrary: the larger loading is taken as positive.
     direction = direction * direction[direction.abs().argmax()].sign()
-    ranked = members[torch.argsort(centred @ direction, stable=True)]
     half = (patches // 2) * patch
+    ranks = torch.argsort(centred @ direction, stable=True)
+    for _ in range(_ROUNDS):
+        means = centred[ranks[:half]].mean(0), centred[ranks[half:]].mean(0)
+        ranks = torch.argsort(centred @ (means[1] - means[0]), stable=True)
+    ranked = members[ranks]
     return torch.cat([_divided(loadings, ranked[:half], patch), _divided(loadings, ranked[half:], patch)])

@@ -93,7 +93,7 @@ def check_field(field: Choice, settings: Mapping[str, Any], dim: int, cardinalit
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         try:
-            network = built(field, settings, dim, cardinalities).cpu().eval()
+            network = built(field, settings, dim, cardinalities)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"field={_called(field)} cannot be built for {dim} coordinates: {_said(error)} It is called with the "
@@ -107,7 +107,7 @@ def _check_network(network: object, field: Choice, dim: int, n_conditions: int) 
         raise InputError(f"field={_called(field)} made a {type(network).__qualname__}; expected a torch.nn.Module.")
     if not any(p.requires_grad for p in network.parameters()):
         raise InputError(f"field={_called(field)} has no weights that could learn.")
-    rng = torch.Generator().manual_seed(0)
+    network, rng = network.cpu().eval(), torch.Generator().manual_seed(0)
     x, t = torch.randn(2, dim, generator=rng), torch.tensor([0.25, 0.75])
     condition = torch.tensor([[0.0], [torch.nan]]).expand(2, n_conditions) if n_conditions else None
     try:

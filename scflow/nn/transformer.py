@@ -14,7 +14,7 @@ from scflow.nn.field import Field
 
 __all__ = ["Transformer"]
 
-_FEWEST, _MOST = 4, 32
+_FEWEST, _MOST = 4, 16
 """Tokens that a cell is cut into: at least, and by default at most."""
 
 
@@ -33,7 +33,7 @@ class Transformer(Field):
     cardinalities
         Number of categories of each condition, 0 for a continuous one.
     patch
-        Coordinates a token; by default one, or as many as leave at most 32 tokens.
+        Coordinates a token; by default one, or as many as leave at most 16 tokens.
     width, depth, heads
         Length of a token, number of blocks, and of heads in each.
     dropout
