@@ -173,3 +173,13 @@ def test_memory_runs(script: Callable[[str], ModuleType], capsys: pytest.Capture
     arguments = ["--cells", "500", "--genes", "500", "--steps", "2", "--spaces", "counts", "--check"]
     assert script("memory").main(arguments) == 0
     assert re.search(r"PASS: space='counts' peaks at [\d,]+ MB", capsys.readouterr().out)
+
+
+def test_fields_are_given_the_steps_that_fill_their_time(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, pbmc: AnnData
+) -> None:
+    """A step of 0.1 s and a look of 0.5 s: a run of 60 s has 40 looks, and 400 steps."""
+    fields = script("fields")
+    looks = {20: 20, 80: 40}
+    monkeypatch.setattr(fields.Learner, "learn", lambda self, n, codec: (None, 0.1 * n + 0.5 * looks[n]))
+    assert fields.Learner(pbmc, "counts", "mlp", {}, 0).steps(60.0, None) == 400

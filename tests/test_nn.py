@@ -116,6 +116,43 @@ def test_adaln_starts_as_a_plain_layer_norm_and_then_is_modulated() -> None:
     torch.testing.assert_close(block(x, context), plain * (1 + scale) + shift)
 
 
+@pytest.mark.parametrize("shape", [(5, 12), (5, 12, 3, 4)])
+def test_film_starts_as_the_identity_and_then_is_the_formula(shape: tuple[int, ...]) -> None:
+    """A scale and a shift for each channel, wherever in the picture."""
+    x, context = torch.randn(shape, generator=seeded()), torch.randn(5, 4, generator=seeded(1))
+    block = nn.FiLM(12, 4)
+    assert torch.equal(block(x, context), x)
+    stirred(block)
+    scale, shift = (context @ block.modulation.weight.T + block.modulation.bias).chunk(2, dim=1)
+    for channel in range(12):
+        rest = (5,) + (1,) * (x.ndim - 2)
+        expected = x[:, channel] * (1 + scale[:, channel].view(rest)) + shift[:, channel].view(rest)
+        torch.testing.assert_close(block(x, context)[:, channel], expected)
+
+
+def test_adaln_modulates_every_token_alike() -> None:
+    x, context = torch.randn(5, 7, 12, generator=seeded()), torch.randn(5, 4, generator=seeded(1))
+    block = stirred(nn.AdaLN(12, 4))
+    tokens = torch.stack([block(x[:, i], context) for i in range(7)], dim=1)
+    torch.testing.assert_close(block(x, context), tokens)
+
+
+@pytest.mark.parametrize("kind", [nn.DenseBlock, nn.ConvBlock])
+@pytest.mark.parametrize("out", [8, 12])
+def test_a_resnet_block_is_its_skip_and_its_branch(kind: type, out: int) -> None:
+    """The context reaches the branch between its two layers, and the skip not at all."""
+    shape = (3, 8) if kind is nn.DenseBlock else (3, 8, 4, 5)
+    x, context = torch.randn(shape, generator=seeded()), torch.randn(2, 3, 4, generator=seeded(1))
+    block = kind(8, out, 4)
+    torch.nn.init.normal_(block.film.modulation.weight, generator=seeded(2))
+    assert not torch.allclose(block(x, context[0]), block(x, context[1]))
+    torch.nn.init.zeros_(block.outer[-1].weight)
+    torch.nn.init.zeros_(block.outer[-1].bias)
+    torch.testing.assert_close(block(x, context[0]), block.skip(x))
+    assert block.skip(x).shape[1] == out
+    assert isinstance(block.skip, torch.nn.Identity) == (out == 8)
+
+
 def test_a_block_adds_to_its_input() -> None:
     x, context = torch.randn(5, 12, generator=seeded()), torch.randn(5, 4, generator=seeded(1))
     block = nn.ResidualBlock(12, 4)

@@ -499,7 +499,7 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
     ("options", "match"),
     [
         ({"resume": True}, r"resume=True has no run to go on with\. Name its folder: checkpoint='run', resume=True"),
-        ({"field": "unet"}, r"field='unet' is not known\. The one there is: 'mlp'"),
+        ({"field": "unett"}, r"field='unett' is not known\. Did you mean 'unet'\? Choose one of 'mlp', 'transformer'"),
         (
             {"space": "gene"},
             r"space='gene' is not known\. Did you mean 'genes'\? Choose 'auto' or one of 'counts', 'genes', "

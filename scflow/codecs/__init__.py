@@ -4,6 +4,7 @@ from scflow.codecs.base import Codec
 from scflow.codecs.calibration import Calibration
 from scflow.codecs.counts import Counts
 from scflow.codecs.embedding import Embedding
+from scflow.codecs.ordering import coexpression_order
 from scflow.codecs.pca import PCA
 from scflow.codecs.quantile import Quantile
 from scflow.codecs.standardized import Standardized
@@ -18,5 +19,6 @@ __all__ = [
     "GeneStatistics",
     "Quantile",
     "Standardized",
+    "coexpression_order",
     "gene_statistics",
 ]

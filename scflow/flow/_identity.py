@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
 from scflow.conditions import Conditions
 from scflow.training import Run
@@ -80,11 +81,15 @@ def _update(sha: Any, numbers: NDArray[Any], kind: type) -> None:
 
 
 def described(value: Any) -> Any:
-    """Objects as JSON types: a dataclass by its name and fields, arrays by their fingerprint, others by their kind."""
+    """Objects as JSON types: a dataclass by its name and fields, a network by its weights, others by their kind."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (Tensor, np.ndarray)):
         return fingerprint(np.asarray(value.cpu() if isinstance(value, Tensor) else value).reshape(-1, 1))
+    if isinstance(value, nn.Module):
+        return {"name": type(value).__qualname__, **{k: described(v) for k, v in value.state_dict().items()}}
+    if isinstance(value, functools.partial):
+        return {"name": described(value.func), "args": described(value.args), **described(value.keywords)}
     if is_dataclass(value):
         return {"name": type(value).__qualname__, **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, Mapping):

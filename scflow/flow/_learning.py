@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
-from scflow import nn
 from scflow.codecs import PCA, Codec, Embedding, GeneStatistics, Quantile, Standardized
 from scflow.codecs.statistics import library_sizes
 from scflow.conditions import Conditions
 from scflow.errors import InputError
+from scflow.flow._fields import Choice, arranged, built
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
 from scflow.flow._watching import Watch, watcher
@@ -57,11 +57,13 @@ class Recipe:
     calibrate
         Whether counts are calibrated after training.
     network
-        Settings of the field's network, such as its width and depth.
+        Settings that the field is built with, such as its width and depth.
     optimisation
         Schedule, clip, accumulation and weight average of the field's training.
     watch
         Whether a few cells are drawn and scored while it goes on.
+    field
+        The field: its name, a function that builds it, or a network that is copied.
     """
 
     space: str
@@ -75,6 +77,7 @@ class Recipe:
     network: Mapping[str, Any] = field(default_factory=dict)
     optimisation: Optimisation = field(default_factory=Optimisation)
     watch: Watch | None = None
+    field: Choice = "mlp"
 
 
 def default_steps(n_cells: int) -> int:
@@ -97,12 +100,19 @@ def learn(
     recipe: Recipe,
     run: Run,
     provenance: Mapping[str, Any],
+    *,
+    codec: Codec | None = None,
 ) -> Flow:
-    """Learn counts ``[n_cells, n_genes]`` under their conditions ``[n_cells, n_conditions]``."""
+    """Learn counts ``[n_cells, n_genes]`` under their conditions ``[n_cells, n_conditions]``.
+
+    A `codec` that is fitted already saves fitting one.
+    """
     cells = Cells(counts, run.device)
-    codec = _codec(counts, cells, statistics, clip, conditions, condition, recipe, run).to(run.device).eval()
+    codec = codec or _codec(counts, cells, statistics, clip, conditions, condition, recipe, run)
+    codec = codec.to(run.device).eval()
     noise = _noise(recipe.noise, statistics, codec)
-    flow = _flow(cells, codec, noise, conditions, condition, recipe, run)
+    network = arranged(_network(recipe, codec, conditions, run), codec, counts, statistics, seed=run.seed)
+    flow = _flow(cells, codec, network, noise, conditions, condition, recipe, run)
     flow = _described(flow, genes, provenance, recipe)
     if not recipe.calibrate:
         return flow
@@ -126,7 +136,8 @@ def learn_embedding(
     """Learn coordinates ``[n_cells, dim]`` of the user's own."""
     codec = Embedding.fit(coordinates).to(run.device).eval()
     noise = recipe.noise if isinstance(recipe.noise, noises.Noise) else noises.Gaussian()
-    flow = _flow(Coordinates(coordinates, run.device), codec, noise, conditions, condition, recipe, run)
+    network = _network(recipe, codec, conditions, run)
+    flow = _flow(Coordinates(coordinates, run.device), codec, network, noise, conditions, condition, recipe, run)
     return _described(flow, (), provenance, recipe)
 
 
@@ -174,9 +185,16 @@ def _noise(choice: noises.Noise | str, statistics: GeneStatistics, codec: Codec)
     return noises.Gaussian()
 
 
+def _network(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -> nn.Module:
+    """The network at its start."""
+    cardinalities = conditions.cardinalities
+    return seeded(lambda: built(recipe.field, recipe.network, codec.dim, cardinalities), run.generator(0))
+
+
 def _flow(
     cells: Cells | Coordinates,
     codec: Codec,
+    network: nn.Module,
     noise: noises.Noise,
     conditions: Conditions,
     condition: Tensor | None,
@@ -185,9 +203,6 @@ def _flow(
 ) -> Flow:
     """Train the field, and put everything together on the CPU."""
     states = states_of(cells, codec, condition)
-    network = seeded(
-        lambda: nn.MLP(codec.dim, cardinalities=conditions.cardinalities, **recipe.network), run.generator(0)
-    )
     lr = recipe.lr or default_lr(codec.dim)
     watch = recipe.watch
     velocity, trained = fit_field(

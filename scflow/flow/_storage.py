@@ -41,14 +41,18 @@ def to_content(flow: Flow) -> dict[str, Any]:
     from scflow import __version__
 
     network = flow.field.network
-    if type(network) is not nn.MLP:
-        raise InputError(f"A flow whose field is a {type(network).__qualname__} cannot be saved; one with nn.MLP can.")
+    names = [name for name, kind in nn.FIELDS.items() if type(network) is kind]
+    if not isinstance(network, nn.Field) or not names:
+        raise InputError(
+            f"A flow whose field is a {type(network).__qualname__} cannot be saved; one with nn.MLP can, or with "
+            "nn.Transformer or nn.UNet. Keep flow.field.network.state_dict() and the code that builds it."
+        )
     config = {
         "format": FORMAT,
         "scflow": __version__,
         "time": "t=0 is data, t=1 is noise",
         "codec": {"name": flow.codec.name, "settings": flow.codec.settings()},
-        "field": {"name": "mlp", "settings": network.settings},
+        "field": {"name": names[0], "settings": network.settings},
         "path": _path_config(flow.path),
         "noise": _noise_config(flow.noise),
         "conditions": flow.conditions.to_json(),
@@ -88,7 +92,8 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
     noise = _noise(config["noise"], tensors)
     state = _chosen("field", tensors)
     unit = torch.ones(codec.dim)
-    field = Preconditioned(nn.MLP(**config["field"]["settings"]), path, unit, unit)
+    network = nn.FIELDS[config["field"]["name"]](**config["field"]["settings"])
+    field = Preconditioned(network, path, unit, unit)
     field.load_state_dict(state)
     calibration = None
     if config["calibration"] is not None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from scflow.nn.blocks import AdaLN, ResidualBlock
-from scflow.nn.embeddings import ConditionEmbedding, TimeEmbedding
+from scflow.nn.field import Field, zeroed
 
 __all__ = ["MLP"]
 
 
-class MLP(nn.Module):
+class MLP(Field):
     """Residual blocks whose norms are modulated by time and conditions; the output starts at zero.
 
     Parameters
@@ -44,34 +43,18 @@ class MLP(nn.Module):
         depth: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
         width = width or _width(dim)
         depth = depth or (3 if dim <= 512 else 4)
-        self.settings = {
-            "dim": dim,
-            "cardinalities": list(cardinalities),
-            "width": width,
-            "depth": depth,
-            "dropout": dropout,
-        }
         context = min(width, 256)
-        self.time = TimeEmbedding(context)
-        self.condition = ConditionEmbedding(cardinalities, context) if cardinalities else None
+        super().__init__({"dim": dim, "width": width, "depth": depth, "dropout": dropout}, cardinalities, context)
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(ResidualBlock(width, context, dropout=dropout) for _ in range(depth))
         self.norm = AdaLN(width, context)
-        self.last = nn.Linear(width, dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zeroed(nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """States ``[n, dim]``, times ``[n]``, conditions ``[n, k]`` (NaN is none) to velocities ``[n, dim]``."""
-        context = self.time(t)
-        if self.condition is not None:
-            if condition is None:
-                condition = x.new_full((len(x), len(self.condition.cardinalities)), float("nan"))
-            context = context + self.condition(condition)
-        context = functional.silu(context)
+        context = self.context(t, condition)
         x = self.first(x)
         for block in self.blocks:
             x = block(x, context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from scflow import _anndata, matching, pp
 from scflow.conditions import Conditions
 from scflow.errors import InputError, nearest
 from scflow.flow import Flow, Watch
+from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.matching.names import COUPLINGS, PATHS, TIMES, WEIGHTS, chosen
@@ -47,7 +48,7 @@ def train(
     time: str | matching.times.Time = "stratified",
     weight: str | matching.weights.Weight = "uniform",
     coupling: str | matching.couplings.Coupling = "independent",
-    field: str = "mlp",
+    field: str | torch.nn.Module | Callable[..., torch.nn.Module] = "mlp",
     steps: int | None = None,
     batch_size: int | str = "auto",
     lr: float | str = "auto",
@@ -90,7 +91,12 @@ def train(
         velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data) or
         ``"endpoint_noise"``. Coupling: ``"independent"``.
     field
-        The velocity network: ``"mlp"``.
+        The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
+        ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
+        class: ``functools.partial(scflow.nn.Transformer, depth=6)``, or any other function that makes a network when it
+        is called with the number of coordinates and ``cardinalities=`` of the conditions. Or any
+        :class:`torch.nn.Module` with ``forward(x, t, condition)``: states ``[n, dim]``, times ``[n]`` and conditions
+        ``[n, n_conditions]`` (NaN is none; ``None`` without conditions) to velocities ``[n, dim]``; it is copied.
     steps
         Optimiser steps; by default from the number of cells, 2,000 to 20,000.
     batch_size
@@ -130,8 +136,8 @@ def train(
     -------
     Flow
         The trained flow. It is also left in `.uns["scflow"]`, and the genes' statistics, where they were not there, in
-        `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`. With a path or noise of
-        your own it is returned only, and a warning says so: it has no name to be kept by.
+        `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`. With a path, noise or
+        field of your own it is returned only, and a warning says so: it has no name to be kept by.
 
     Raises
     ------
@@ -151,9 +157,8 @@ def train(
     """
     _anndata.checked(adata)
     keeping = _checkpoint(checkpoint, resume)
-    if field != "mlp":
-        raise InputError(f"field={field!r} is not known. The one there is: 'mlp'.")
     space = _space(space, use_rep)
+    kind, settings = chosen_field(field)
     recipe = Recipe(
         space=space,
         objective=_objective(path, time, weight, coupling),
@@ -162,10 +167,12 @@ def train(
         lr=None if lr == "auto" else positive(lr, "lr"),
         optimisation=optimisation or Optimisation(),
         watch=watch if isinstance(watch, Watch) or watch is None else Watch(every=whole(watch, "watch")),
+        field=kind,
+        network=settings,
     )
     where, fraction = device_of(device), _fraction(validation)
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
-    kind, start = _precision(precision, where), whole(seed, "seed", least=0)
+    numbers, start = _precision(precision, where), whole(seed, "seed", least=0)
     frame = _anndata.read_conditions(adata, condition)
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
     rows = _split(adata.n_obs, fraction, size, start, where)
@@ -175,16 +182,18 @@ def train(
         batch_size=_batch_size(size, len(rows[0]), where),
         seed=start,
         device=where,
-        precision=kind,
+        precision=numbers,
         progress=progress,
         callbacks=tuple(callbacks),
     )
     conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
     encoded = conditions.encode(frame).to(run.device) if len(conditions) else None
+    dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
+    check_field(kind, settings, dim, conditions.cardinalities)
     if keeping is not None:
-        settings = _preprocessing(adata, layer, use_rep, key_added)
+        prepared = _preprocessing(adata, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in adata.var_names]
-        of = identity(data, genes, conditions, encoded, recipe, run, settings)
+        of = identity(data, genes, conditions, encoded, recipe, run, prepared)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
     _warn(recipe, run)
     with half_the_cores():
@@ -194,7 +203,7 @@ def train(
 
 
 def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
-    """Keep the flow in `adata`, unless a noise or path of the user's own has no name to be kept by."""
+    """Keep the flow in `adata`, unless a noise, path or field of the user's own has no name to be kept by."""
     try:
         content = flow.to_content()
     except InputError as error:

@@ -85,7 +85,7 @@ class States(Protocol):
     """Where a batch's states come from."""
 
     def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
-        """States ``[len(rows), dim]`` of the given cells."""
+        """States ``[len(rows), dim]`` of the given cells, or pictures ``[len(rows), channels, height, width]``."""
         ...
 
 

@@ -25,7 +25,7 @@ from scflow.training.optim import adamw
 from scflow.training.probes import Look, TimeBins, Watching
 from scflow.training.settings import Optimisation
 
-__all__ = ["Run", "dropped", "fit_counts", "fit_field"]
+__all__ = ["Run", "dropped", "fit_counts", "fit_field", "spread_of"]
 
 _LOOKS = 40
 _WIDE = 5.0
@@ -106,6 +106,18 @@ def dropped(condition: Tensor | None, *, rate: float, rng: torch.Generator) -> T
     return torch.where(gone, torch.nan, condition)
 
 
+def spread_of(states: Tensor) -> Tensor:
+    """The data's standard deviation, by which a field is preconditioned: of each coordinate of states ``[n, dim]``.
+
+    Of pictures ``[n, channels, ...]`` the root mean square of each channel, about zero: a place that never changes has
+    no deviation, and the network could not move it from zero to where it is.
+    """
+    if states.ndim == 2:
+        return states.std(0, correction=0)
+    axes = (0, *range(2, states.ndim))
+    return states.square().mean(axes, keepdim=True)[0].sqrt()
+
+
 def fit_field(
     network: nn.Module,
     states: States,
@@ -128,15 +140,16 @@ def fit_field(
     the history as `look_columns`.
     """
     rng, settings = run.generator(1), optimisation or Optimisation()
-    spread = states.states(run.train[:1024], rng=run.generator(2)).std(0, correction=0)
+    first = states.states(run.train[:1024], rng=run.generator(2))
+    spread, shape = spread_of(first), first.shape[1:]
     _warn_of_scale(spread)
-    dim = len(spread)
-    field = preconditioned(network, objective.path, spread, noise.sd(dim)).to(run.device)
+    dim = shape.numel()
+    field = preconditioned(network, objective.path, spread, noise.sd(dim).reshape(shape)).to(run.device)
     bins = TimeBins(objective)
 
     def loss(rows: Tensor) -> Tensor:
         x0 = states.states(rows, rng=rng)
-        x1 = noise.sample(len(rows), dim, rng=rng)
+        x1 = noise.sample(len(rows), dim, rng=rng).reshape(x0.shape)
         c = None if condition is None else dropped(condition[rows], rate=condition_dropout, rng=rng)
         losses, t = objective.terms(field, x0, x1, c, rng=rng)
         bins.add(t, losses)
@@ -200,7 +213,7 @@ def _fixed_validation(
     times = max(1, pairs // len(run.validation))
     rows = run.validation[:pairs].repeat(times)
     x0 = states.states(rows, rng=rng)
-    x1 = noise.sample(len(rows), x0.shape[1], rng=rng)
+    x1 = noise.sample(len(rows), x0[0].numel(), rng=rng).reshape(x0.shape)
     t = objective.draw_times(len(rows), rng=rng)
     c = None if condition is None else condition[rows]
 
