@@ -195,5 +195,12 @@ class Dopri5(Solver):
                 'pip install "scflow-tools[adaptive]", or use solver="rk4".'
             ) from error
         ends = times[[0, -1]]
-        path: Tensor = odeint(lambda t, x: velocity(x, t), x, ends, rtol=self.rtol, atol=self.atol, method="dopri5")
+
+        def within(t: Tensor, x: Tensor) -> Tensor:
+            """The first guess of a step may reach beyond the end, where no field is trained."""
+            return velocity(x, t.clamp(ends.min(), ends.max()))
+
+        # The last step ends at the end, and is not interpolated from one beyond it.
+        options = {"step_t": ends[1:]}
+        path: Tensor = odeint(within, x, ends, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
         return path[-1]
