@@ -189,7 +189,8 @@ def _noise(
 
 def _fitting(noise: noises.Noise, codec: Codec, conditions: Conditions) -> noises.Noise:
     """A noise that was passed as an object, if its tensors have the states' width."""
-    width = len(noise.sd(codec.dim))
+    sized = (noises.MatchedVariance, noises.Dropout, noises.DropoutByCondition)
+    width = len(noise.sd(codec.dim)) if isinstance(noise, sized) else codec.dim
     if width != codec.dim:
         what, name = ("deviations", "matched_variance") if noise.is_gaussian else ("rates", "dropout")
         raise InputError(
