@@ -518,7 +518,8 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
         ({"coupling": "ot"}, r"coupling='ot' is not known\. Choose one of 'independent', or pass a"),
         (
             {"noise": "gausian"},
-            r"noise='gausian' is not known\. Did you mean 'gaussian'\? Choose 'auto', 'gaussian', 'dropout', or pass a "
+            r"noise='gausian' is not known\. Did you mean 'gaussian'\? Choose 'auto', 'gaussian', "
+            r"'matched_variance', 'sparse', 'dropout', 'dropout_by_condition', or pass a "
             r"scflow\.matching\.noises\.Noise of your own",
         ),
         (
@@ -589,7 +590,10 @@ def test_twenty_cells_are_enough(cells: AnnData) -> None:
         ({"n_obs": 1.5}, r"n_obs=1\.5 is not a whole number\. Give one, such as n_obs=100"),
         ({"guidance": -1}, r"guidance=-1 must be a finite number of at least 0"),
         ({"guidance": "much"}, r"guidance='much' is not a number"),
-        ({"solver": "rk4"}, r"solver='rk4' is not known\. Choose one of 'euler', 'midpoint', 'heun', or pass a"),
+        (
+            {"solver": "rk5"},
+            r"solver='rk5' is not known\. Did you mean 'rk4'\? Choose one of 'euler', 'midpoint', 'heun'",
+        ),
         ({"steps": 0}, r"steps=0 must be a whole number of at least 1"),
         ({"batch_size": 0}, r"batch_size=0 must be a whole number of at least 1"),
         ({"device": "tpu"}, r"device='tpu' cannot be used here"),

@@ -43,7 +43,7 @@ def generate(options: argparse.Namespace) -> None:
     """Read a flow, draw cells, and write them."""
     source = check_input(options.flow, _FLOW, _CELLS)
     target = check_output(options.out, _CELLS, overwrite=options.overwrite)
-    given = for_verb(options) | {"condition": _request(options.condition)}
+    given = for_verb(options) | {"condition": _request(options.condition), "guidance": _guidance(options.guidance)}
     n_obs = _n_obs(options.n_obs, given["condition"])
     from scflow.tl import generate as verb
 
@@ -111,6 +111,24 @@ def _request(asked: list[str] | None) -> dict[str, str] | pd.DataFrame | None:
             )
         pairs[column] = value
     return pairs
+
+
+def _guidance(asked: float | list[str]) -> float | str | dict[str, str]:
+    """One weight, or `COLUMN=WEIGHT` pairs; the verb says what is no number."""
+    if not isinstance(asked, list):
+        return asked
+    if len(asked) == 1 and "=" not in asked[0]:
+        return asked[0]
+    weights: dict[str, str] = {}
+    for text in asked:
+        column, sign, weight = text.rpartition("=")
+        if not (sign and column) or column in weights:
+            raise InputError(
+                f"--guidance was given {listed(asked)}; expected one number, or one COLUMN=WEIGHT for each condition, "
+                "such as 'cell_type=2'."
+            )
+        weights[column] = weight
+    return weights
 
 
 def _table(path: Path) -> pd.DataFrame:

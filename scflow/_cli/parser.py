@@ -137,9 +137,11 @@ def _generate(commands: Any) -> None:
     add("--n-obs", "number of cells", type=_whole, metavar="N", shown="the rows of the CSV of conditions")
     what = "'cell_type=B' for all cells, one pair a column; or a CSV file with one row a cell"
     add.several("--condition", what, metavar="COLUMN=VALUE", shown="as in the data")
-    add("--guidance", "above 1 sharpens towards the condition", type=_number, default=1.0, metavar="W")
-    add("--solver", "how the flow is integrated", default="auto", metavar="NAME")
+    what = "above 1 sharpens towards the condition; or a weight for each, such as cell_type=2 batch=1"
+    add.several("--guidance", what, default=1.0, metavar="W")
+    add("--solver", "euler, midpoint, heun, rk4, adams or dopri5", default="auto", metavar="NAME")
     add("--steps", "steps of the solver", type=_whole_or_auto, default="auto", metavar="N")
+    add("--shift", "above 1 more of the steps are near the noise", type=_number, default=1.0, metavar="A")
     add("--path", "the path to draw along; the cells stay the same", metavar="NAME", shown="the flow's own")
     add("--batch-size", "cells at a time; does not change them", type=_whole_or_auto, default="auto", metavar="N")
     _device(add)

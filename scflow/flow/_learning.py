@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scflow.codecs import PCA, Codec, Embedding, GeneStatistics, Quantile, Standardized
 from scflow.codecs.statistics import library_sizes
 from scflow.conditions import Conditions
-from scflow.errors import InputError
+from scflow.errors import InputError, listed
 from scflow.flow._fields import Choice, arranged, built
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
@@ -47,7 +47,7 @@ class Recipe:
     objective
         Path, time, weight and coupling.
     noise
-        A noise, ``"gaussian"`` or ``"dropout"`` (matched to the training cells).
+        A noise, or the name of one: what it has to know of the training cells is found there.
     steps, lr
         Of the field's training.
     latent
@@ -110,7 +110,7 @@ def learn(
     cells = Cells(counts, run.device)
     codec = codec or _codec(counts, cells, statistics, clip, conditions, condition, recipe, run)
     codec = codec.to(run.device).eval()
-    noise = _noise(recipe.noise, statistics, codec)
+    noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=counts, condition=condition)
     network = arranged(_network(recipe, codec, conditions, run), codec, counts, statistics, seed=run.seed)
     flow = _flow(cells, codec, network, noise, conditions, condition, recipe, run)
     flow = _described(flow, genes, provenance, recipe)
@@ -135,7 +135,7 @@ def learn_embedding(
 ) -> Flow:
     """Learn coordinates ``[n_cells, dim]`` of the user's own."""
     codec = Embedding.fit(coordinates).to(run.device).eval()
-    noise = recipe.noise if isinstance(recipe.noise, noises.Noise) else noises.Gaussian()
+    noise = _noise(recipe.noise, codec, conditions)
     network = _network(recipe, codec, conditions, run)
     flow = _flow(Coordinates(coordinates, run.device), codec, network, noise, conditions, condition, recipe, run)
     return _described(flow, (), provenance, recipe)
@@ -170,19 +170,65 @@ def _codec(
     return PCA.fit(counts, genes, n_components=recipe.components, seed=run.seed)
 
 
-def _noise(choice: noises.Noise | str, statistics: GeneStatistics, codec: Codec) -> noises.Noise:
-    """The noise itself; dropout-matched noise leaves the library size Gaussian."""
-    if isinstance(choice, noises.Dropout) and len(choice.rate) != codec.dim:
-        raise InputError(
-            f"noise has rates for {len(choice.rate)} coordinates; the states have {codec.dim} (one a gene, then the "
-            "library size). Use noise='dropout' to have them from the data."
-        )
+def _noise(
+    choice: noises.Noise | str,
+    codec: Codec,
+    conditions: Conditions,
+    *,
+    statistics: GeneStatistics | None = None,
+    counts: sparse.csr_matrix | None = None,
+    condition: Tensor | None = None,
+) -> noises.Noise | None:
+    """The noise itself, or None for one of the states' variance, which are not there yet.
+
+    Dropout-matched noise leaves the library size Gaussian.
+    """
     if isinstance(choice, noises.Noise):
-        return choice
+        return _fitting(choice, codec, conditions)
     if choice == "dropout":
+        assert statistics is not None
         rate = torch.from_numpy(statistics.dropout).float().clamp(0, 1)
         return noises.Dropout(torch.cat([rate, rate.new_zeros(codec.dim - len(rate))]))
-    return noises.Gaussian()
+    if choice == "dropout_by_condition":
+        assert counts is not None
+        assert condition is not None
+        return _dropout_by_condition(counts, condition.cpu(), conditions.cardinalities, codec.dim)
+    if choice == "matched_variance":
+        return None
+    return noises.Sparse() if choice == "sparse" else noises.Gaussian()
+
+
+def _fitting(noise: noises.Noise, codec: Codec, conditions: Conditions) -> noises.Noise:
+    """A noise that was passed as an object, if its tensors have the states' width."""
+    sized = (noises.MatchedVariance, noises.Dropout, noises.DropoutByCondition)
+    width = len(noise.sd(codec.dim)) if isinstance(noise, sized) else codec.dim
+    if width != codec.dim:
+        what, name = ("deviations", "matched_variance") if noise.is_gaussian else ("rates", "dropout")
+        raise InputError(
+            f"noise has {what} for {width} coordinates; the states have {codec.dim} (one a gene, then the "
+            f"library size). Use noise={name!r} to have them from the data."
+        )
+    if isinstance(noise, noises.DropoutByCondition) and noise.groups.shape[1] != len(conditions):
+        raise InputError(
+            f"noise has groups of {noise.groups.shape[1]} conditions; the flow has {len(conditions)} "
+            f"({listed(conditions.names)}). Use noise='dropout_by_condition' to have them from the data."
+        )
+    return noise
+
+
+def _dropout_by_condition(
+    counts: sparse.csr_matrix, condition: Tensor, cardinalities: Sequence[int], dim: int
+) -> noises.DropoutByCondition:
+    """Zeros of each gene in each combination of categorical conditions; coordinates beyond the genes have none."""
+    labels = [j for j, k in enumerate(cardinalities) if k]
+    known, place, size = np.unique(condition.numpy()[:, labels], axis=0, return_inverse=True, return_counts=True)
+    groups = torch.full((len(known), condition.shape[1]), torch.nan)
+    groups[:, labels] = torch.from_numpy(known)
+    n_cells, n_genes = counts.shape
+    belongs = sparse.csr_matrix((np.ones(n_cells), (place.reshape(-1), np.arange(n_cells))), (len(known), n_cells))
+    zeros = torch.zeros(len(known), dim, dtype=torch.float64)
+    zeros[:, :n_genes] = torch.from_numpy(size[:, None] - (belongs @ (counts > 0)).toarray())
+    return noises.DropoutByCondition.of(zeros, torch.from_numpy(size), groups)
 
 
 def _network(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -> nn.Module:
@@ -195,14 +241,16 @@ def _flow(
     cells: Cells | Coordinates,
     codec: Codec,
     network: nn.Module,
-    noise: noises.Noise,
+    noise: noises.Noise | None,
     conditions: Conditions,
     condition: Tensor | None,
     recipe: Recipe,
     run: Run,
 ) -> Flow:
-    """Train the field, and put everything together on the CPU."""
+    """Train the field, and put everything together on the CPU; without a noise, it is of the states' variance."""
     states = states_of(cells, codec, condition)
+    if noise is None:
+        noise = noises.MatchedVariance.of(states.states(run.train[:1024], rng=run.generator(2)))
     lr = recipe.lr or default_lr(codec.dim)
     watch = recipe.watch
     velocity, trained = fit_field(

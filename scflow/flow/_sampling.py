@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,9 @@ class Sampling:
     Attributes
     ----------
     guidance
-        See :class:`scflow.matching.guidance.Guided`.
-    solver, steps
-        The method, and how many steps it takes from noise to data.
+        A weight, weights by the conditions' names, or a :class:`scflow.matching.guidance.Guidance`.
+    solver, steps, shift
+        The method, how many steps it takes from noise to data, and their shift (:func:`scflow.matching.solvers.grid`).
     path
         The path to draw along, where it is not the flow's own: see :class:`scflow.matching.Rerouted`.
     batch_size
@@ -52,9 +53,10 @@ class Sampling:
         Draw with the field's averaged weights, ``"average"``, or with those of the best step itself, ``"raw"``.
     """
 
-    guidance: float = 1.0
+    guidance: float | Mapping[str, float] | guiding.Guidance = 1.0
     solver: solvers.Solver = field(default_factory=solvers.Midpoint)
     steps: int = 12
+    shift: float = 1.0
     path: paths.Affine | None = None
     batch_size: int = 4096
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -77,12 +79,15 @@ class Drawn:
         Where the flow ended and started, float32 ``[n, dim]``; in an embedding `state` is in the user's units.
     condition
         Encoded conditions ``[n, n_conditions]``, or ``None``.
+    evaluations
+        How often the solver evaluated the velocity for a cell, on average.
     """
 
     counts: sparse.csr_matrix | None
     state: NDArray[np.float32]
     noise: NDArray[np.float32]
     condition: Tensor | None
+    evaluations: float = 0.0
 
 
 def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Drawn:
@@ -93,50 +98,62 @@ def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Dr
     modules = [flow.field, flow.codec, *([flow.calibration] if flow.calibration is not None else [])]
     for module in modules:
         module.to(device).eval()
-    per_batch = 1 if device.type == "cpu" else max(1, sampling.batch_size // TILE)
-    counts, states, starts = [], [], []
+    # A solver that chooses its steps couples the cells of a batch: a tile is always a batch of its own.
+    alone = device.type == "cpu" or sampling.solver.adaptive
+    per_batch = 1 if alone else max(1, sampling.batch_size // TILE)
+    counts, states, starts, evaluations = [], [], [], 0
     silent = None if sampling.progress else True
     try:
         with torch.no_grad(), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
             for first in range(0, n, per_batch * TILE):
-                x, state, start = _batch(flow, n, first, per_batch, condition, sampling)
+                x, state, start, calls = _batch(flow, n, first, per_batch, condition, sampling)
                 if x is not None:
                     counts.append(x)
                 states.append(state)
                 starts.append(start)
+                evaluations += calls * len(state)
                 bar.update(len(state))
     finally:
         for module in modules:
             module.to("cpu")
     whole: sparse.csr_matrix | None = sparse.vstack(counts, format="csr") if counts else None
-    return Drawn(whole, np.concatenate(states), np.concatenate(starts), condition)
+    return Drawn(whole, np.concatenate(states), np.concatenate(starts), condition, evaluations / n)
 
 
 def _batch(
     flow: Flow, n: int, first: int, tiles: int, condition: Tensor | None, sampling: Sampling
-) -> tuple[sparse.csr_matrix | None, NDArray[np.float32], NDArray[np.float32]]:
-    """The cells from `first` on: whole tiles are computed, and what is beyond `n` is left out."""
+) -> tuple[sparse.csr_matrix | None, NDArray[np.float32], NDArray[np.float32], int]:
+    """The cells from `first` on, and how many evaluations they took: whole tiles are computed, and cut at `n`."""
     device, dim = sampling.device, flow.codec.dim
     numbers = range(first // TILE, first // TILE + min(tiles, -(-(n - first) // TILE)))
     rows = torch.arange(first, first + TILE * len(numbers)).clamp_max(n - 1)
     c = None if condition is None else condition[rows].to(device)
-    noise = torch.cat([flow.noise.sample(TILE, dim, rng=_generator(sampling, i, 0)) for i in numbers])
-    guided = guiding.Guided(flow.field, sampling.guidance)
+    conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
+    each = zip(numbers, conditions, strict=True)
+    noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=_generator(sampling, i, 0)) for i, k in each])
+    guided = _guidance(sampling).around(flow.field, flow.conditions.names)
     field, begin, scale = _along(guided, flow.path, sampling.path)
+    calls = 0
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
         return field(x, t.expand(len(x)), c)
 
-    times = solvers.grid(sampling.steps, start=begin).to(device)
+    times = solvers.grid(sampling.steps, start=begin, shift=sampling.shift).to(device)
     state = sampling.solver.integrate(velocity, noise * scale, times)
     kept = min(n - first, len(rows))
-    conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
     tiles_of = zip(numbers, torch.split(state, TILE), conditions, strict=True)
     x = torch.cat([_decoded(flow, s, k, sampling, tile) for tile, s, k in tiles_of])[:kept].cpu().numpy()
     start = noise[:kept].cpu().numpy()
     if not flow.codec.has_counts:
-        return None, x, start
-    return sparse.csr_matrix(x.astype(np.int32)), state[:kept].cpu().numpy(), start
+        return None, x, start, calls
+    return sparse.csr_matrix(x.astype(np.int32)), state[:kept].cpu().numpy(), start, calls
+
+
+def _guidance(sampling: Sampling) -> guiding.Guidance:
+    asked = sampling.guidance
+    return asked if isinstance(asked, guiding.Guidance) else guiding.Guidance(asked)
 
 
 def _along(field: Velocity, own: paths.Path, path: paths.Affine | None) -> tuple[Velocity, float, float]:

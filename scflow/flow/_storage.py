@@ -19,7 +19,7 @@ from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
 from scflow.matching import Preconditioned, noises, paths
-from scflow.matching.names import PATHS, named
+from scflow.matching.names import NOISES, PATHS, named
 from scflow.training.history import COLUMNS
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def to_content(flow: Flow) -> dict[str, Any]:
         **({} if flow.raw is None else _prefixed("raw", flow.raw)),
         **_prefixed("codec", flow.codec.state_dict()),
         **({} if flow.calibration is None else _prefixed("calibration", flow.calibration.state_dict())),
-        **({"noise.rate": flow.noise.rate.cpu().numpy()} if isinstance(flow.noise, noises.Dropout) else {}),
+        **_prefixed("noise", _noise_tensors(flow.noise)),
         "seen": flow.seen.cpu().numpy(),
         **{f"history.{c}": flow.history[c].to_numpy() for c in flow.history.columns},
     }
@@ -145,17 +145,19 @@ def _path(config: Mapping[str, Any]) -> paths.Affine:
 
 
 def _noise_config(noise: noises.Noise) -> dict[str, Any]:
-    if isinstance(noise, noises.Dropout):
-        return {"name": "dropout", "jitter": noise.jitter}
-    if isinstance(noise, noises.Gaussian):
-        return {"name": "gaussian"}
-    raise InputError(f"A flow whose noise is a {type(noise).__qualname__} of your own cannot be saved.")
+    config = named(noise, NOISES)
+    if config["name"] not in NOISES:
+        raise InputError(f"A flow whose noise is a {type(noise).__qualname__} of your own cannot be saved.")
+    return {setting: value for setting, value in config.items() if not isinstance(value, Tensor)}
+
+
+def _noise_tensors(noise: noises.Noise) -> dict[str, Tensor]:
+    return {setting: value for setting, value in named(noise, NOISES).items() if isinstance(value, Tensor)}
 
 
 def _noise(config: Mapping[str, Any], tensors: Arrays) -> noises.Noise:
-    if config["name"] == "dropout":
-        return noises.Dropout(torch.from_numpy(np.array(tensors["noise.rate"])), jitter=float(config["jitter"]))
-    return noises.Gaussian()
+    settings = {setting: value for setting, value in config.items() if setting != "name"}
+    return NOISES[config["name"]](**settings, **_chosen("noise", tensors))
 
 
 def _reindexed(steps: Any) -> Any:

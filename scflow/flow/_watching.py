@@ -83,8 +83,8 @@ def watcher(
     rng = run.generator(16)
     held, other = run.validation[:n], run.train[:n]
     real, floor = (_array(states.states(rows, rng=rng)) for rows in (held, other))
-    x1 = noise.sample(n, real.shape[1], rng=rng)
     c = None if condition is None else condition[held]
+    x1 = noise.sample_given(c, n, real.shape[1], rng=rng)
     scale = metrics.median_distance(real)
     floors: dict[str, float] = {}
 

@@ -7,9 +7,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from scflow.errors import InputError, nearest
-from scflow.matching import couplings, paths, solvers, times, weights
+from scflow.matching import couplings, noises, paths, solvers, times, weights
 
-__all__ = ["COUPLINGS", "PATHS", "SOLVERS", "TIMES", "WEIGHTS", "chosen", "named"]
+__all__ = ["COUPLINGS", "NOISES", "PATHS", "SOLVERS", "TIMES", "WEIGHTS", "chosen", "named"]
 
 T = TypeVar("T")
 
@@ -33,10 +33,20 @@ WEIGHTS: dict[str, type[weights.Weight]] = {
     "endpoint_noise": weights.EndpointNoise,
 }
 COUPLINGS: dict[str, type[couplings.Coupling]] = {"independent": couplings.Independent}
+NOISES: dict[str, type[noises.Noise]] = {
+    "gaussian": noises.Gaussian,
+    "matched_variance": noises.MatchedVariance,
+    "sparse": noises.Sparse,
+    "dropout": noises.Dropout,
+    "dropout_by_condition": noises.DropoutByCondition,
+}
 SOLVERS: dict[str, type[solvers.Solver]] = {
     "euler": solvers.Euler,
     "midpoint": solvers.Midpoint,
     "heun": solvers.Heun,
+    "rk4": solvers.RK4,
+    "adams": solvers.Adams,
+    "dopri5": solvers.Dopri5,
 }
 
 

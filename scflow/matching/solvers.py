@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -11,31 +11,61 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["Euler", "Heun", "Midpoint", "Solver", "grid"]
+from scflow.errors import InputError
+
+__all__ = ["RK4", "Adams", "Dopri5", "Euler", "Heun", "Midpoint", "Solver", "grid"]
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
-def grid(steps: int, *, start: float = 1.0, end: float = 0.0) -> Tensor:
-    """``steps + 1`` equally spaced times from `start` to `end`, float32."""
-    return torch.linspace(start, end, steps + 1, dtype=torch.float64).float()
+def grid(steps: int, *, start: float = 1.0, end: float = 0.0, shift: float = 1.0) -> Tensor:
+    r"""``steps + 1`` times from `start` to `end`, float32: equally spaced, or shifted towards one end.
+
+    A time is shifted as :math:`t' = a t / (1 + (a - 1) t)` for a shift :math:`a` (Esser et al. 2024, equation 23).
+    Above 1, more steps are near the noise; below 1, near the data; which way the times run changes nothing. `start` and
+    `end` stay where they are.
+
+    Examples
+    --------
+    >>> grid(4, shift=3.0).tolist()
+    [1.0, 0.8999999761581421, 0.75, 0.5, 0.0]
+    """
+    if not 0 < shift < float("inf"):
+        raise InputError(f"shift={shift} must be a finite number above 0; 1 leaves the times equally spaced.")
+    first, last = (_shifted(torch.tensor(t, dtype=torch.float64), 1 / shift).item() for t in (start, end))
+    return _shifted(torch.linspace(first, last, steps + 1, dtype=torch.float64), shift).float()
+
+
+def _shifted(t: Tensor, shift: float) -> Tensor:
+    """Shifting by `a` and then by `1 / a` gives the times back."""
+    return shift * t / (1 + (shift - 1) * t)
 
 
 class Solver(ABC):
-    """A one-step method: its `order` is the power of the step that its error falls with."""
+    """A method of integration.
+
+    Attributes
+    ----------
+    order
+        The power of the step that its error falls with.
+    evaluations
+        How often it evaluates the velocity in a step; 0 where that is not known beforehand.
+    adaptive
+        Whether it chooses its own steps. What it then does for one state depends on the others of its batch.
+    """
 
     order: ClassVar[int]
     evaluations: ClassVar[int]
+    adaptive: ClassVar[bool] = False
 
     @abstractmethod
-    def step(self, velocity: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """The state at ``t + h``, from the state `x` at `t` (both times are scalars)."""
-
     def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-        """The state at the last of `times`, from the state `x` at the first."""
-        for t, t_next in pairwise(times):
-            x = self.step(velocity, x, t, t_next - t)
-        return x
+        """The state at the last of `times`, from the state `x` at the first; times may rise or fall."""
+
+
+def _steps(times: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The start and the length of each step, both scalars; going down, lengths are negative."""
+    return ((t, after - t) for t, after in pairwise(times))
 
 
 @dataclass(frozen=True)
@@ -45,9 +75,11 @@ class Euler(Solver):
     order = 1
     evaluations = 1
 
-    def step(self, velocity: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """Follow the velocity at the start of the step."""
-        return x + h * velocity(x, t)
+    def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+        """Follow the velocity at the start of each step."""
+        for t, h in _steps(times):
+            x = x + h * velocity(x, t)
+        return x
 
 
 @dataclass(frozen=True)
@@ -57,10 +89,12 @@ class Midpoint(Solver):
     order = 2
     evaluations = 2
 
-    def step(self, velocity: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """Follow the velocity in the middle of the step."""
-        middle = x + h / 2 * velocity(x, t)
-        return x + h * velocity(middle, t + h / 2)
+    def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+        """Follow the velocity in the middle of each step."""
+        for t, h in _steps(times):
+            middle = x + h / 2 * velocity(x, t)
+            x = x + h * velocity(middle, t + h / 2)
+        return x
 
 
 @dataclass(frozen=True)
@@ -70,8 +104,103 @@ class Heun(Solver):
     order = 2
     evaluations = 2
 
-    def step(self, velocity: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """Follow the mean of the velocities at both ends of the step."""
-        here = velocity(x, t)
-        there = velocity(x + h * here, t + h)
-        return x + h / 2 * (here + there)
+    def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+        """Follow the mean of the velocities at both ends of each step."""
+        for t, h in _steps(times):
+            here = velocity(x, t)
+            there = velocity(x + h * here, t + h)
+            x = x + h / 2 * (here + there)
+        return x
+
+
+@dataclass(frozen=True)
+class RK4(Solver):
+    """Fourth order, four evaluations a step: the classical method of Kutta (1901)."""
+
+    order = 4
+    evaluations = 4
+
+    def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+        """Follow a mean of the velocities at the start, twice in the middle and at the end, as 1 : 2 : 2 : 1."""
+        for t, h in _steps(times):
+            start = velocity(x, t)
+            middle = velocity(x + h / 2 * start, t + h / 2)
+            again = velocity(x + h / 2 * middle, t + h / 2)
+            end = velocity(x + h * again, t + h)
+            x = x + h / 6 * (start + 2 * (middle + again) + end)
+        return x
+
+
+@dataclass(frozen=True)
+class Adams(Solver):
+    r"""Second order, one evaluation a step: Adams-Bashforth, for steps of any lengths.
+
+    The line through the velocities :math:`v_{n-1}, v_n` at both ends of the last step, of length :math:`h_{n-1}`, is
+    integrated over the next one (Hairer, Nørsett and Wanner 1993, section III.5):
+    :math:`x_{n+1} = x_n + h_n (v_n + r_n / 2 \, (v_n - v_{n-1}))` with :math:`r_n = h_n / h_{n-1}`. The first step has
+    no last one and is an Euler step: one error of second order, which leaves the whole of second order.
+    """
+
+    order = 2
+    evaluations = 1
+
+    def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+        """Follow the velocity that the last two foretell for the middle of each step."""
+        before: tuple[Tensor, Tensor] | None = None
+        for t, h in _steps(times):
+            here = velocity(x, t)
+            foretold = here if before is None else here + h / (2 * before[1]) * (here - before[0])
+            x, before = x + h * foretold, (here, h)
+        return x
+
+
+@dataclass(frozen=True)
+class Dopri5(Solver):
+    """Fifth order, with steps as long as the tolerances allow: Dormand and Prince (1980), by torchdiffeq.
+
+    Only the first and the last time count. The step's length follows from the error averaged over all states of a
+    batch, so a cell depends, within the tolerances, on those it is integrated with. scflow therefore integrates tiles
+    that do not depend on the batch size; but it never is the default.
+
+    Parameters
+    ----------
+    rtol, atol
+        The error that a step may have: `rtol` times the state's size, plus `atol`.
+
+    Raises
+    ------
+    InputError
+        For tolerances that are not above 0; when integrating, where torchdiffeq is not installed.
+    """
+
+    order = 5
+    evaluations = 0
+    adaptive = True
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if not 0 < value < float("inf"):
+                raise InputError(f"{name}={value} must be a finite number above 0, such as 1e-5.")
+
+    def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+        """From the first of `times` to the last, by steps of its own."""
+        try:
+            from torchdiffeq import odeint
+        except ImportError as error:
+            raise InputError(
+                "solver='dopri5' needs torchdiffeq, which is not installed. Install it with: "
+                'pip install "scflow-tools[adaptive]", or use solver="rk4".'
+            ) from error
+        ends = times[[0, -1]]
+
+        def within(t: Tensor, x: Tensor) -> Tensor:
+            """The first guess of a step may reach beyond the end, where no field is trained."""
+            return velocity(x, t.clamp(ends.min(), ends.max()))
+
+        # The last step ends at the end, and is not interpolated from one beyond it.
+        options = {"step_t": ends[1:]}
+        path: Tensor = odeint(within, x, ends, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
+        return path[-1]

@@ -10,6 +10,7 @@ import pandas as pd
 from scflow import _anndata
 from scflow.errors import InputError
 from scflow.flow import Flow, Sampling
+from scflow.matching import guidance as guiding
 from scflow.matching import paths, solvers
 from scflow.matching.names import PATHS, SOLVERS, chosen, named
 from scflow.tl._options import device_of, half_the_cores, positive, whole
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_STEPS = {"euler": 50, "midpoint": 12, "heun": 12}
+_STEPS = {"euler": 50, "midpoint": 12, "heun": 12, "rk4": 6, "adams": 24}
 
 
 def generate(
@@ -27,9 +28,10 @@ def generate(
     n_obs: int,
     *,
     condition: Mapping[str, Any] | Sequence[Any] | pd.Series | pd.DataFrame | None = None,
-    guidance: float = 1.0,
+    guidance: float | Mapping[str, float] | guiding.Guidance = 1.0,
     solver: str | solvers.Solver = "auto",
     steps: int | str = "auto",
+    shift: float = 1.0,
     path: str | paths.Affine | None = None,
     batch_size: int | str = "auto",
     device: str = "auto",
@@ -40,7 +42,7 @@ def generate(
     """Draw new cells from a flow.
 
     The same seed gives the same cells, whatever the batch size; asking for more cells leaves the first ones' random
-    numbers as they were.
+    numbers as they were. (With ``"dopri5"`` a cell depends, within the tolerances, on the 255 it is integrated with.)
 
     Parameters
     ----------
@@ -53,12 +55,18 @@ def generate(
         A mapping such as ``{"cell_type": "Dendritic"}`` holds for all cells (or has a list, one entry a cell); what is
         not named is drawn as it occurs with what is. A list, Series (one condition) or DataFrame has one row a cell.
     guidance
-        1 draws from the learnt law; above 1 cells are more typical of their condition and less diverse.
+        1 draws from the learnt law; above 1 cells are more typical of their condition and less diverse. A mapping such
+        as ``{"cell_type": 2.0, "batch": 1.0}`` gives each condition a weight of its own (1 where it is left out), and
+        ``scflow.matching.guidance.Guidance(2.0, interval=(0.2, 0.8))`` guides at those times only.
     solver
-        ``"euler"``, ``"midpoint"`` or ``"heun"``, or a solver of :mod:`scflow.matching.solvers`; ``"auto"`` is the
-        midpoint rule.
+        ``"euler"``, ``"midpoint"``, ``"heun"``, ``"rk4"``, ``"adams"`` (second order, one evaluation a step) or
+        ``"dopri5"`` (chooses its own steps; needs ``pip install "scflow-tools[adaptive]"``), or a solver of
+        :mod:`scflow.matching.solvers`; ``"auto"`` is the midpoint rule.
     steps
-        Steps of the solver from noise to data; ``"auto"`` takes 50 for Euler and 12 for the others.
+        Steps of the solver from noise to data; ``"auto"`` takes 24 evaluations of the field: 12 steps of two, 6 of RK4,
+        24 of Adams; and 50 of Euler.
+    shift
+        Above 1 more of the steps are near the noise, below 1 near the data: see :func:`scflow.matching.solvers.grid`.
     path
         The affine path to draw along, an object of :mod:`scflow.matching.paths` or its name; the flow's own unless
         given. The cells are the same but for the solver's error.
@@ -98,11 +106,13 @@ def generate(
     flow = flow_or_adata if isinstance(flow_or_adata, Flow) else Flow.from_content(_anndata.read_flow(flow_or_adata))
     n = whole(n_obs, "n_obs")
     method = solvers.Midpoint() if solver == "auto" else chosen(solver, SOLVERS, solvers.Solver, "solver")
-    default = _STEPS.get(type(method).__name__.lower(), 24)
+    guided = guidance if isinstance(guidance, guiding.Guidance) else guiding.Guidance(guidance)
+    scales = guided.weights(flow.conditions.names)
     sampling = Sampling(
-        guidance=_guidance(guidance, flow),
+        guidance=guided,
         solver=method,
-        steps=default if steps == "auto" else whole(steps, "steps"),
+        steps=_steps(method, steps, shift),
+        shift=positive(shift, "shift"),
         path=None if path is None else chosen(path, PATHS, paths.Affine, "path"),
         batch_size=4096 if batch_size == "auto" else whole(batch_size, "batch_size"),
         device=device_of(device),
@@ -122,9 +132,10 @@ def generate(
         provenance={
             **flow.provenance,
             "condition": list(flow.conditions.names),
-            "guidance": sampling.guidance,
-            "solver": type(method).__name__.lower(),
-            "solver_steps": sampling.steps,
+            "guidance": dict(zip(flow.conditions.names, scales)) if isinstance(scales, tuple) else scales,
+            "guidance_interval": [float(t) for t in guided.interval],
+            **_solver_facts(method, sampling),
+            "evaluations": drawn.evaluations,
             "path": named(sampling.path or flow.path, PATHS)["name"],
             "generate_seed": sampling.seed,
             "weights": sampling.weights,
@@ -132,11 +143,19 @@ def generate(
     )
 
 
-def _guidance(guidance: float, flow: Flow) -> float:
-    scale = positive(guidance, "guidance", zero=True)
-    if scale != 1 and not len(flow.conditions):
+def _steps(method: solvers.Solver, steps: int | str, shift: float) -> int:
+    """The number of steps; a solver that chooses its own takes none, and no shift."""
+    if method.adaptive and (steps != "auto" or shift != 1):
         raise InputError(
-            f"guidance={guidance} needs a condition, and this flow has none. Train with "
-            'scflow.tl.train(adata, condition="cell_type"), or leave guidance=1.'
+            f"solver={type(method).__name__.lower()!r} chooses its own steps: steps={steps!r} and shift={shift!r} mean "
+            "nothing to it. Leave both out, and say how exact it is to be: "
+            "solver=scflow.matching.solvers.Dopri5(rtol=1e-3, atol=1e-3)."
         )
-    return scale
+    return _STEPS.get(type(method).__name__.lower(), 24) if steps == "auto" else whole(steps, "steps")
+
+
+def _solver_facts(method: solvers.Solver, sampling: Sampling) -> dict[str, Any]:
+    """The solver's name and settings, and its steps where it does not choose them."""
+    settings = {f"solver_{name}": value for name, value in named(method, SOLVERS).items() if name != "name"}
+    steps = {} if method.adaptive else {"solver_steps": sampling.steps, "solver_shift": sampling.shift}
+    return {"solver": type(method).__name__.lower(), **settings, **steps}

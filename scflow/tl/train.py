@@ -13,12 +13,12 @@ import torch
 
 from scflow import _anndata, matching, pp
 from scflow.conditions import Conditions
-from scflow.errors import InputError, nearest
+from scflow.errors import InputError, listed, nearest
 from scflow.flow import Flow, Watch
 from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
-from scflow.matching.names import COUPLINGS, PATHS, TIMES, WEIGHTS, chosen
+from scflow.matching.names import COUPLINGS, NOISES, PATHS, TIMES, WEIGHTS, chosen
 from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
 from scflow.training.averages import Nothing
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 SPACES = ("counts", "genes", "quantile", "pca")
-_NOISES = ("gaussian", "dropout")
+_PER_GENE = ("dropout", "dropout_by_condition")
 _PRECISIONS = ("float32", "bfloat16", "float16")
 _SMALL_BATCH = 32
 _FEWEST = 20
@@ -85,11 +85,13 @@ def train(
         An embedding in `.obsm` to learn in the place of counts; no counts are drawn then.
     path, noise, time, weight, coupling
         Objects of :mod:`scflow.matching`, or their names. Path: ``"linear"``, ``"variance_preserving"`` (on a circle)
-        or ``"variance_preserving_linear"`` (``s(t) = t``). Noise: ``"gaussian"`` or ``"dropout"`` (normal, with zeros
-        where the data have them; ``"auto"`` in gene space). Time: ``"stratified"``, ``"uniform"``, ``"importance"``
-        (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends). Weight of the loss on
-        velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data) or
-        ``"endpoint_noise"``. Coupling: ``"independent"``.
+        or ``"variance_preserving_linear"`` (``s(t) = t``). Noise: ``"gaussian"``, ``"matched_variance"`` (normal with
+        the data's standard deviations), ``"sparse"`` (normal, a tenth of it zero), ``"dropout"`` (zeros at each gene's
+        own rate; ``"auto"`` in gene space) or ``"dropout_by_condition"`` (at its rate in each combination of
+        categorical conditions, drawn towards the whole where cells are few). Time: ``"stratified"``, ``"uniform"``,
+        ``"importance"`` (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends).
+        Weight of the loss on velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data)
+        or ``"endpoint_noise"``. Coupling: ``"independent"``.
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
@@ -187,6 +189,7 @@ def train(
         callbacks=tuple(callbacks),
     )
     conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+    _check_groups(recipe.noise, conditions)
     encoded = conditions.encode(frame).to(run.device) if len(conditions) else None
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
     check_field(kind, settings, dim, conditions.cardinalities)
@@ -272,14 +275,24 @@ def _noise(noise: str | matching.noises.Noise, space: str) -> str | matching.noi
         return noise
     if noise == "auto":
         return "dropout" if space == "genes" else "gaussian"
-    if noise not in _NOISES:
+    if noise not in NOISES:
         raise InputError(
-            f"noise={noise!r} is not known.{nearest(noise, _NOISES)} Choose 'auto', 'gaussian', 'dropout', or pass a "
-            "scflow.matching.noises.Noise of your own."
+            f"noise={noise!r} is not known.{nearest(noise, NOISES)} Choose 'auto', {', '.join(map(repr, NOISES))}, or "
+            "pass a scflow.matching.noises.Noise of your own."
         )
-    if noise == "dropout" and space not in ("genes", "quantile"):
-        raise InputError(f"noise='dropout' has a rate a gene; space={space!r} has other coordinates. Use 'auto'.")
+    if noise in _PER_GENE and space not in ("genes", "quantile"):
+        raise InputError(f"noise={noise!r} has a rate a gene; space={space!r} has other coordinates. Use 'auto'.")
     return noise
+
+
+def _check_groups(noise: str | matching.noises.Noise, conditions: Conditions) -> None:
+    """Raise where a noise by condition has no categories to go by."""
+    if noise == "dropout_by_condition" and not any(conditions.cardinalities):
+        found = f"those given have none ({listed(conditions.names)})" if len(conditions) else "none was given"
+        raise InputError(
+            f"noise='dropout_by_condition' needs a condition with categories; {found}. Give one, such as "
+            "condition='cell_type', or use noise='dropout'."
+        )
 
 
 def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: bool) -> Checkpoint | None:

@@ -149,8 +149,9 @@ def fit_field(
 
     def loss(rows: Tensor) -> Tensor:
         x0 = states.states(rows, rng=rng)
-        x1 = noise.sample(len(rows), dim, rng=rng).reshape(x0.shape)
-        c = None if condition is None else dropped(condition[rows], rate=condition_dropout, rng=rng)
+        own = None if condition is None else condition[rows]
+        x1, c = _noise_and_condition(noise, own, len(rows), dim, rate=condition_dropout, rng=rng)
+        x1 = x1.reshape(x0.shape)
         losses, t = objective.terms(field, x0, x1, c, rng=rng)
         bins.add(t, losses)
         return losses.mean()
@@ -198,6 +199,20 @@ def _warn_of_scale(spread: Tensor) -> None:
         )
 
 
+def _noise_and_condition(
+    noise: noises.Noise, condition: Tensor | None, n: int, dim: int, *, rate: float, rng: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Noise for a batch, and what the field is told of its conditions.
+
+    A noise by condition knows what the field is told and no more: "none" has a noise of its own, from which cells
+    without a condition are drawn. (All others come first, so that a seed gives the flow that it always gave.)
+    """
+    if not noise.by_condition:
+        return noise.sample(n, dim, rng=rng), dropped(condition, rate=rate, rng=rng)
+    told = dropped(condition, rate=rate, rng=rng)
+    return noise.sample_given(told, n, dim, rng=rng), told
+
+
 def _fixed_validation(
     field: nn.Module,
     states: States,
@@ -213,9 +228,9 @@ def _fixed_validation(
     times = max(1, pairs // len(run.validation))
     rows = run.validation[:pairs].repeat(times)
     x0 = states.states(rows, rng=rng)
-    x1 = noise.sample(len(rows), x0[0].numel(), rng=rng).reshape(x0.shape)
-    t = objective.draw_times(len(rows), rng=rng)
     c = None if condition is None else condition[rows]
+    x1 = noise.sample_given(c, len(rows), x0[0].numel(), rng=rng).reshape(x0.shape)
+    t = objective.draw_times(len(rows), rng=rng)
 
     def validate() -> float:
         split = torch.split
