@@ -338,7 +338,7 @@ def _diverged(
 
 
 class _Best:
-    """The best weight average so far, and the weights themselves at that step."""
+    """The best weight average so far, and the weights themselves at that step: room is taken once and written over."""
 
     def __init__(self, average: WeightAverage) -> None:
         self.weights, self.raw = average.copy(), average.copy()
@@ -347,7 +347,8 @@ class _Best:
     def offer(self, score: float, step: int, average: WeightAverage) -> None:
         self.age += 1
         if score < self.score:
-            self.weights, self.raw = average.copy(), [p.clone() for p in average.source]
+            load(self.weights, average.average)
+            load(self.raw, average.source)
             self.score, self.step, self.age = score, step, 0
 
 
