@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -183,3 +183,30 @@ def test_fields_are_given_the_steps_that_fill_their_time(
     looks = {20: 20, 80: 40}
     monkeypatch.setattr(fields.Learner, "learn", lambda self, n, codec: (None, 0.1 * n + 0.5 * looks[n]))
     assert fields.Learner(pbmc, "counts", "mlp", {}, 0).steps(60.0, None) == 400
+
+
+def test_guidance_is_judged_by_labels_and_by_variance(
+    script: Callable[[str], ModuleType], pbmc: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against itself the held-out half has a ratio of 1; one cell of each type, repeated, has 0; other labels, less."""
+    guidance, quality = script("guidance"), script("quality")
+    monkeypatch.setattr(guidance, "two_sample_auc", lambda real, cells: SimpleNamespace(value=0.5))  # Takes seconds.
+    train, held_out = quality.prepare(pbmc, seed=0, n_genes=100)
+    judge, counts, labels = guidance.judged(train, held_out), quality.counts_of(held_out), quality.types(held_out)
+    same = judge(counts, labels)
+    assert same["variance ratio"] == pytest.approx(1)
+    first = {label: int(np.flatnonzero(labels == label)[0]) for label in set(labels)}
+    assert judge(counts[[first[label] for label in labels]], labels)["variance ratio"] == pytest.approx(0, abs=1e-6)
+    assert same["label accuracy"] > 0.6
+    assert judge(counts, np.roll(labels, 1))["label accuracy"] < same["label accuracy"] - 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_flows")
+def test_guidance_runs(
+    script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guidance = script("guidance")
+    monkeypatch.setattr(guidance, "two_sample_auc", lambda real, cells: SimpleNamespace(value=0.5))
+    assert guidance.main(["--scales", "1", "2", "--interval", "0.2", "0.8", "--steps", "20"]) == 0
+    assert "guidance 2 in (0.2, 0.8)" in capsys.readouterr().out

@@ -51,7 +51,7 @@ def test_matched_variance_has_the_deviations_of_its_states() -> None:
     assert scale[2] == pytest.approx(1e-3)  # A coordinate that never varies has a density all the same.
 
 
-@pytest.mark.parametrize("scale", [None, [0.5, 2.0, 1.0]])
+@pytest.mark.parametrize("scale", [None, [0.5, 3.0, 1.0]])
 def test_log_densities_are_scipys(scale: list[float] | None) -> None:
     x = torch.randn(20, 3, generator=generator()).double()
     noise = noises.Gaussian() if scale is None else noises.MatchedVariance(torch.tensor(scale))
@@ -195,17 +195,18 @@ def test_dropout_by_condition_has_the_datas_rates(by_condition: Flow, cells: Ann
 
 
 def test_cells_start_from_the_noise_of_their_condition(by_condition: Flow) -> None:
-    noise = by_condition.noise
-    assert isinstance(noise, noises.DropoutByCondition)
-    for label, rate in (("type_0", noise.rates[0]), ("type_2", noise.rates[2]), (None, noise.rate)):
-        new = scflow.tl.generate(by_condition, 800, condition={"cell_type": label}, steps=1, progress=False)
-        square = (new.obsm["X_scflow_noise"] ** 2).mean()
-        assert square == pytest.approx(float((1 - rate).mean()) + 0.01, rel=0.03)
-    many, few = (
-        scflow.tl.generate(by_condition, n, condition={"cell_type": "type_1", "dose": 5.0}, steps=1, progress=False)
-        for n in (300, 20)
-    )
-    np.testing.assert_array_equal(many.obsm["X_scflow_noise"][:20], few.obsm["X_scflow_noise"])
+    dim = by_condition.codec.dim
+    rates = torch.tensor([0.0, 0.4, 1.0])[:, None].expand(3, dim)
+    groups = torch.tensor([[0.0, math.nan], [1.0, math.nan], [2.0, math.nan]])
+    flow = replace(by_condition, noise=noises.DropoutByCondition(torch.full((dim,), 0.8), groups, rates))
+
+    def start(n: int, label: str | None) -> Any:
+        asked = {"cell_type": label, "dose": 5.0}
+        return scflow.tl.generate(flow, n, condition=asked, steps=1, progress=False).obsm["X_scflow_noise"]
+
+    for label, rate in (("type_0", 0.0), ("type_1", 0.4), ("type_2", 1.0), (None, 0.8)):
+        assert (start(300, label) ** 2).mean() == pytest.approx(1 - rate + 0.01, rel=0.1)
+    np.testing.assert_array_equal(start(300, "type_1")[:20], start(20, "type_1"))
 
 
 def test_a_noise_by_condition_is_told_what_the_field_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

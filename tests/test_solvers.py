@@ -137,18 +137,18 @@ def test_tighter_tolerances_cost_more_and_err_less() -> None:
 
 @needs_torchdiffeq
 @pytest.mark.parametrize("ends", [(1.0, 0.0), (0.0, 1.0), (0.9, 0.1)])
-@pytest.mark.parametrize("tolerance", [1e-1, 1e-4])
-def test_dopri5_never_looks_beyond_the_ends(ends: tuple[float, float], tolerance: float) -> None:
-    """A field is trained on [0, 1] only: outside, this one is huge."""
+@pytest.mark.parametrize("rate", [1.0, 1e-3])
+def test_dopri5_never_looks_beyond_the_ends(ends: tuple[float, float], rate: float) -> None:
+    """A field is trained on [0, 1] only: outside, this one is huge. A slow one tempts to long steps."""
 
     def walled(x: Tensor, t: Tensor) -> Tensor:
         asked.append(float(t))
-        return 0.1 * x if min(ends) - 1e-6 <= t <= max(ends) + 1e-6 else 1e6 * torch.ones_like(x)
+        return rate * x if min(ends) - 1e-6 <= t <= max(ends) + 1e-6 else 1e6 * torch.ones_like(x)
 
     asked: list[float] = []
     x = torch.tensor([1.0, -2.0])
-    end = solvers.Dopri5(tolerance, tolerance).integrate(walled, x, solvers.grid(1, start=ends[0], end=ends[1]))
-    torch.testing.assert_close(end, x * math.exp(0.1 * (ends[1] - ends[0])), rtol=tolerance, atol=0)
+    end = solvers.Dopri5().integrate(walled, x, solvers.grid(1, start=ends[0], end=ends[1]))
+    torch.testing.assert_close(end, x * math.exp(rate * (ends[1] - ends[0])), rtol=1e-4, atol=0)
     assert max(asked) <= max(ends) + 1e-6
     assert min(asked) >= min(ends) - 1e-6
 
