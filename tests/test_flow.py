@@ -125,7 +125,7 @@ def test_calibrated_counts_have_the_training_cells_marginals(cells, flows: dict[
     truth = cells.X.toarray()
     for name in ("counts", "genes", "pca"):
         drawn = flows[name].draw(1500, sampling=Sampling(seed=11))
-        plain = flows[name].draw(1500, sampling=Sampling(seed=11, calibrate=False))
+        plain = flows[name].draw(1500, sampling=Sampling(seed=11, calibration="none"))
         assert drawn.counts is not None
         assert plain.counts is not None
         apart = [
@@ -139,7 +139,7 @@ def test_calibrated_counts_have_the_training_cells_marginals(cells, flows: dict[
 
 def test_without_calibration_counts_are_the_codecs(counts_flow: Flow) -> None:
     bare = replace(counts_flow, calibration=None)
-    a, b = bare.draw(50), counts_flow.draw(50, sampling=Sampling(calibrate=False))
+    a, b = bare.draw(50), counts_flow.draw(50, sampling=Sampling(calibration="none"))
     assert a.counts is not None
     assert b.counts is not None
     np.testing.assert_array_equal(a.counts.toarray(), b.counts.toarray())
@@ -176,7 +176,7 @@ def test_more_cells_leave_the_first_ones_as_they_were(flow: Flow) -> None:
     draws = []
     for n in (3, 100, 256, 257, 600):
         asked = {name: values[:n] for name, values in request.items()}
-        draws.append(flow.draw(n, asked or None, Sampling(steps=2, seed=5)))
+        draws.append(flow.draw(n, asked or None, Sampling(steps=2, seed=5, calibration="independent")))
     for drawn in draws[:-1]:
         n = len(drawn.state)
         np.testing.assert_array_equal(drawn.noise, draws[-1].noise[:n])

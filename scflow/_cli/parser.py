@@ -148,6 +148,8 @@ def _generate(commands: Any) -> None:
     _seed(add)
     _progress(add)
     add("--weights", "the field's weights: average or raw", default="average", metavar="NAME")
+    add("--calibration", "of counts: balanced, independent or none", default="balanced", metavar="NAME")
+    add("--key-added", "the slot in .uns of an .h5ad file that the flow is in", default="scflow", metavar="NAME")
 
 
 def _score(commands: Any) -> None:

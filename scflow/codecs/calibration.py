@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from scflow.codecs.steps import Steps, count_steps, random_ranks
 
-__all__ = ["Calibration", "group_codes"]
+__all__ = ["Calibration", "evened", "group_codes"]
+
+_AT_ONCE = 1 << 20
+"""Values mapped at a time: the temporaries are float64 and int64."""
 
 
 class Calibration(nn.Module):
@@ -24,6 +28,8 @@ class Calibration(nn.Module):
     group (a combination of categorical conditions) has a second map for what is left, which a value takes with the
     probability ``n / (n + shrinkage)``, for a group of n training cells: where cells are few, the whole decides.
 
+    Cells of one draw can be balanced against each other: see :func:`evened`.
+
     Attributes
     ----------
     model, data
@@ -32,16 +38,20 @@ class Calibration(nn.Module):
         The groups' codes, ascending, int64 ``[n_groups]``.
     trust
         Probability that a value takes its group's map, ``[n_groups]``.
+    sizes
+        Training cells in all, then of each group, int64 ``[1 + n_groups]``; 0 where that is not known.
     """
 
     groups: Tensor
     trust: Tensor
+    sizes: Tensor
 
-    def __init__(self, n_genes: int, groups: Tensor, trust: Tensor, model: Steps, data: Steps) -> None:
+    def __init__(self, n_genes: int, groups: Tensor, trust: Tensor, sizes: Tensor, model: Steps, data: Steps) -> None:
         super().__init__()
         self.n_genes = n_genes
         self.register_buffer("groups", groups)
         self.register_buffer("trust", trust)
+        self.register_buffer("sizes", sizes)
         self.model, self.data = model, data
 
     @classmethod
@@ -59,8 +69,9 @@ class Calibration(nn.Module):
 
         `groups` are codes ``[n]`` of each cell's group, below 0 for none.
         """
-        g = counts.shape[1]
-        whole = cls(g, _codes([]), torch.zeros(0), _steps([count_steps(drawn)]), _steps([count_steps(counts)]))
+        n, g = counts.shape
+        steps = _steps([count_steps(drawn)]), _steps([count_steps(counts)])
+        whole = cls(g, _codes([]), torch.zeros(0), _codes([n]), *steps)
         known, size = np.unique(groups[groups >= 0], return_counts=True)
         if len(known) < 2:
             return whole
@@ -73,7 +84,7 @@ class Calibration(nn.Module):
                 model.append(count_steps(carried, drawn_groups == code))
                 data.append(count_steps(counts, groups == code))
         trust = torch.from_numpy(size[kept] / (size[kept] + shrinkage)).float()
-        return cls(g, _codes(known[kept]), trust, _steps(model), _steps(data))
+        return cls(g, _codes(known[kept]), trust, _codes([n, *size[kept]]), _steps(model), _steps(data))
 
     def settings(self) -> dict[str, Any]:
         """Sizes: number of genes, of groups, and of the steps of both tables."""
@@ -89,22 +100,69 @@ class Calibration(nn.Module):
         """Room for tables that are loaded afterwards."""
         rows = n_genes * (n_groups + 1)
         codes = torch.zeros(n_groups, dtype=torch.int64)
-        return cls(n_genes, codes, torch.zeros(n_groups), Steps.empty(rows, model), Steps.empty(rows, data))
+        sizes = torch.zeros(1 + n_groups, dtype=torch.int64)
+        return cls(n_genes, codes, torch.zeros(n_groups), sizes, Steps.empty(rows, model), Steps.empty(rows, data))
 
-    def forward(self, values: Tensor, groups: Tensor | None, *, rng: torch.Generator) -> Tensor:
-        """Counts ``[n, n_genes]`` for the whole numbers `values` ``[n, n_genes]`` of cells in `groups` ``[n]``."""
-        gene = torch.arange(self.n_genes, device=values.device).expand_as(values)
-        x = self._map(gene, values.long(), rng=rng)
-        if groups is None or not len(self.groups):
-            return x.float()
-        place = torch.searchsorted(self.groups, groups).clamp_max(len(self.groups) - 1)
-        known = self.groups[place] == groups
+    def forward(
+        self, values: Tensor, groups: Tensor | None, *, rng: torch.Generator, in_all: Tensor | None = None
+    ) -> Tensor:
+        """Counts of cells, from the whole numbers that the model drew.
+
+        Parameters
+        ----------
+        values
+            Whole numbers ``[n, n_genes]``.
+        groups
+            The code of each cell's group, int64 ``[n]``; ``None`` where cells have none.
+        in_all
+            To balance the cells, how many the draw has that these are a part of: in all, then of each group, int64
+            ``[1 + n_groups]``. They must come from the law that was calibrated. Cells without a known group are
+            balanced only where `groups` is ``None``.
+
+        Returns
+        -------
+        Tensor
+            Whole numbers ``[n, n_genes]``, float32.
+        """
+        place = known = None
+        if groups is not None and len(self.groups):
+            place = torch.searchsorted(self.groups, groups).clamp_max(len(self.groups) - 1)
+            known = self.groups[place] == groups
+        out = torch.empty(values.shape, dtype=torch.float32, device=values.device)
+        width = max(1, _AT_ONCE // max(1, len(values)))
+        for genes in torch.split(torch.arange(self.n_genes, device=values.device), width):
+            x = values[:, genes].long()
+            u = random_ranks(self.model, genes.expand_as(x), x, rng=rng)
+            if groups is None and in_all is not None:
+                u = evened(u, self._share(in_all, 0), rng=rng)
+            x = self.data.quantile(genes.expand_as(x), u)
+            if place is not None and known is not None:
+                x = self._within_groups(x, genes, place, known, in_all, rng)
+            out[:, genes] = x.float()
+        return out
+
+    def _within_groups(
+        self, x: Tensor, genes: Tensor, place: Tensor, known: Tensor, in_all: Tensor | None, rng: torch.Generator
+    ) -> Tensor:
+        """The second map, which some of the values take."""
         taken = torch.rand(x.shape, generator=rng, device=x.device) < (self.trust[place] * known)[:, None]
-        rows = gene + ((place + 1) * self.n_genes)[:, None]
-        return torch.where(taken, self._map(rows, x, rng=rng), x).float()
+        rows = genes + ((place + 1) * self.n_genes)[:, None]
+        u = random_ranks(self.model, rows, x, rng=rng)
+        if in_all is not None:
+            for i in torch.unique(place[known]).tolist():
+                cells = torch.nonzero(known & (place == i))[:, 0]
+                u[cells] = evened(u[cells], self._share(in_all, i + 1), rng=rng)
+        return torch.where(taken, self.data.quantile(rows, u), x)
 
-    def _map(self, row: Tensor, value: Tensor, *, rng: torch.Generator) -> Tensor:
-        return self.data.quantile(row, random_ranks(self.model, row, value, rng=rng))
+    def _share(self, in_all: Tensor, i: int) -> float:
+        """Cells of a draw over training cells; 0, and so no balance, where the latter are not known."""
+        return float(in_all[i]) / float(self.sizes[i]) if self.sizes[i] else 0.0
+
+    def counted(self, groups: Tensor | None, n: int) -> Tensor:
+        """How many of `n` cells there are in all, then in each known group: `in_all` of `forward`."""
+        if groups is None:
+            return torch.tensor([n, *[0] * len(self.groups)])
+        return torch.stack([torch.tensor(n), *[(groups == code).sum() for code in self.groups]])
 
     def carry(
         self,
@@ -123,6 +181,34 @@ class Calibration(nn.Module):
             chunks.append(sparse.csr_matrix(self(values, codes, rng=rng).numpy().astype(np.int32)))
         carried: sparse.csr_matrix = sparse.vstack(chunks, format="csr")
         return carried
+
+
+def evened(u: Tensor, share: float, *, rng: torch.Generator) -> Tensor:
+    r"""Ranks ``[n, n_genes]`` of cells of one draw, spread more evenly over [0, 1) the more of them there are.
+
+    A distribution that was estimated on N cells is off by their sampling error, and n cells that are drawn from it
+    independently add an error of their own: together more than n new real cells have. Real cells, drawn without
+    replacement from the N, have just as much as new ones (for n up to N), because their own part is smaller by
+    :math:`1 - n / N`, the finite population correction. Each gene's ranks are drawn towards equal spacing so that
+    their deviation from it, and with it the variance of every mean, falls by that factor:
+    :math:`u' = c\, u + (1 - c)\, (r + \epsilon) / n`, with the rank r of u among the n, a uniform :math:`\epsilon` and
+    :math:`c^2 = 1 - n / N`. The order of the cells stays as it was in each gene, and so does the law of a single cell.
+    (Balanced or low-discrepancy marginals under the ranks of another sample: Clark et al. 2004; Schefzik et al. 2013.)
+
+    Parameters
+    ----------
+    u
+        Uniform in [0, 1), float64.
+    share
+        ``n / N``, for all n cells of the draw where `u` has only some of them. 0 leaves `u` as it is.
+    """
+    if share <= 0 or not len(u):
+        return u
+    c = math.sqrt(max(0.0, 1.0 - share))
+    rank = torch.empty_like(u)
+    rank.scatter_(0, u.argsort(0), torch.arange(len(u), dtype=u.dtype, device=u.device)[:, None].expand_as(u).clone())
+    within = torch.rand(u.shape, generator=rng, device=u.device, dtype=u.dtype)
+    return (c * u + (1 - c) * (rank + within) / len(u)).clamp_max(1 - 1e-12)
 
 
 def group_codes(condition: Tensor | None, cardinalities: Sequence[int], n: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs.calibration import group_codes
+from scflow.flow._balance import Balance
 from scflow.matching import Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
 from scflow.matching.objective import Velocity
@@ -45,8 +46,10 @@ class Sampling:
         Where, and from which random numbers.
     ranks
         Give whole numbers that rank cells (see `Codec.rank`) in the place of counts, without calibration.
-    calibrate
-        Apply the flow's calibration, where it has one.
+    calibration
+        What becomes of the flow's calibration, where it has one. ``"independent"``: it is applied to each cell by
+        itself. ``"balanced"``: and the cells of the draw are balanced against each other
+        (:class:`scflow.flow._balance.Balance`). ``"none"``: it is left out.
     progress
         Show a progress bar.
     weights
@@ -62,9 +65,14 @@ class Sampling:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     ranks: bool = False
-    calibrate: bool = True
+    calibration: str = "balanced"
     progress: bool = False
     weights: str = "average"
+
+    @property
+    def guided(self) -> guiding.Guidance:
+        """The guidance as an object."""
+        return self.guidance if isinstance(self.guidance, guiding.Guidance) else guiding.Guidance(self.guidance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,38 +108,47 @@ def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Dr
         module.to(device).eval()
     # A solver that chooses its steps couples the cells of a batch: a tile is always a batch of its own.
     alone = device.type == "cpu" or sampling.solver.adaptive
-    per_batch = 1 if alone else max(1, sampling.batch_size // TILE)
-    counts, states, starts, evaluations = [], [], [], 0
-    silent = None if sampling.progress else True
+    per_batch = TILE if alone else max(1, sampling.batch_size // TILE) * TILE
+    balance = Balance.of(flow, n, condition, sampling)
+    block, how = (per_batch, sampling) if balance is None else (balance.block(TILE), replace(sampling, ranks=True))
+    counts: list[sparse.csr_matrix] = []
+    states: list[NDArray[np.float32]] = []
+    starts: list[NDArray[np.float32]] = []
+    evaluations, silent = 0, None if sampling.progress else True
     try:
         with torch.no_grad(), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
-            for first in range(0, n, per_batch * TILE):
-                x, state, start, calls = _batch(flow, n, first, per_batch, condition, sampling)
-                if x is not None:
-                    counts.append(x)
-                states.append(state)
-                starts.append(start)
-                evaluations += calls * len(state)
-                bar.update(len(state))
+            for begin in range(0, n, block):
+                end, values = min(n, begin + block), []
+                for first in range(begin, end, per_batch):
+                    x, state, start, calls = _batch(flow, n, first, min(end, first + per_batch), condition, how)
+                    values.append(x)
+                    states.append(state)
+                    starts.append(start)
+                    evaluations += calls * len(state)
+                    bar.update(len(state))
+                if flow.codec.has_counts:
+                    whole = np.concatenate(values)
+                    rng = _generator(sampling, begin // TILE, 2)
+                    counts.append(sparse.csr_matrix(whole if balance is None else balance(whole, begin, rng=rng)))
     finally:
         for module in modules:
             module.to("cpu")
-    whole: sparse.csr_matrix | None = sparse.vstack(counts, format="csr") if counts else None
-    return Drawn(whole, np.concatenate(states), np.concatenate(starts), condition, evaluations / n)
+    drawn: sparse.csr_matrix | None = sparse.vstack(counts, format="csr") if counts else None
+    return Drawn(drawn, np.concatenate(states), np.concatenate(starts), condition, evaluations / n)
 
 
 def _batch(
-    flow: Flow, n: int, first: int, tiles: int, condition: Tensor | None, sampling: Sampling
-) -> tuple[sparse.csr_matrix | None, NDArray[np.float32], NDArray[np.float32], int]:
-    """The cells from `first` on, and how many evaluations they took: whole tiles are computed, and cut at `n`."""
+    flow: Flow, n: int, first: int, last: int, condition: Tensor | None, sampling: Sampling
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], int]:
+    """The cells from `first` to `last`, and how many evaluations they took: whole tiles are computed, and cut."""
     device, dim = sampling.device, flow.codec.dim
-    numbers = range(first // TILE, first // TILE + min(tiles, -(-(n - first) // TILE)))
+    numbers, kept = range(first // TILE, -(-last // TILE)), last - first
     rows = torch.arange(first, first + TILE * len(numbers)).clamp_max(n - 1)
     c = None if condition is None else condition[rows].to(device)
     conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
     each = zip(numbers, conditions, strict=True)
     noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=_generator(sampling, i, 0)) for i, k in each])
-    guided = _guidance(sampling).around(flow.field, flow.conditions.names)
+    guided = sampling.guided.around(flow.field, flow.conditions.names)
     field, begin, scale = _along(guided, flow.path, sampling.path)
     calls = 0
 
@@ -142,18 +159,12 @@ def _batch(
 
     times = solvers.grid(sampling.steps, start=begin, shift=sampling.shift).to(device)
     state = sampling.solver.integrate(velocity, noise * scale, times)
-    kept = min(n - first, len(rows))
     tiles_of = zip(numbers, torch.split(state, TILE), conditions, strict=True)
     x = torch.cat([_decoded(flow, s, k, sampling, tile) for tile, s, k in tiles_of])[:kept].cpu().numpy()
     start = noise[:kept].cpu().numpy()
     if not flow.codec.has_counts:
-        return None, x, start, calls
-    return sparse.csr_matrix(x.astype(np.int32)), state[:kept].cpu().numpy(), start, calls
-
-
-def _guidance(sampling: Sampling) -> guiding.Guidance:
-    asked = sampling.guidance
-    return asked if isinstance(asked, guiding.Guidance) else guiding.Guidance(asked)
+        return np.empty((kept, 0), np.int32), x, start, calls
+    return x.astype(np.int32), state[:kept].cpu().numpy(), start, calls
 
 
 def _along(field: Velocity, own: paths.Path, path: paths.Affine | None) -> tuple[Velocity, float, float]:
@@ -169,7 +180,7 @@ def _decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Samp
     rng = _generator(sampling, tile, 1)
     if sampling.ranks:
         return flow.codec.rank(state, condition, rng=rng)
-    if flow.calibration is None or not sampling.calibrate:
+    if flow.calibration is None or sampling.calibration == "none":
         return flow.codec.decode(state, condition, rng=rng)
     groups = group_codes(condition, flow.conditions.cardinalities, len(state)).to(state.device)
     ranks = flow.codec.rank(state, condition, rng=rng)

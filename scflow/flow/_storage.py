@@ -98,7 +98,7 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
     calibration = None
     if config["calibration"] is not None:
         calibration = Calibration.empty(**config["calibration"])
-        calibration.load_state_dict(_chosen("calibration", tensors))
+        calibration.load_state_dict({"sizes": calibration.sizes, **_chosen("calibration", tensors)})  # 0.1.0 had none
         calibration.model, calibration.data = _reindexed(calibration.model), _reindexed(calibration.data)
     columns = config.get("history", COLUMNS)  # Flows of 0.1.0 do not list theirs.
     history = {column: tensors[f"history.{column}"] for column in columns if f"history.{column}" in tensors}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from scflow.errors import InputError
+from scflow.errors import InputError, nearest
 
-__all__ = ["device_of", "half_the_cores", "positive", "whole"]
+__all__ = ["device_of", "half_the_cores", "one_of", "positive", "whole"]
 
 
 def whole(value: Any, name: str, *, least: int = 1) -> int:
@@ -37,6 +37,14 @@ def positive(value: Any, name: str, *, zero: bool = False) -> float:
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise InputError(f"{name}={value!r} must be a finite number {'of at least' if zero else 'above'} 0.")
     return number
+
+
+def one_of(value: Any, names: Sequence[str], name: str) -> str:
+    """One of the known names."""
+    if value not in names:
+        known = ", ".join(map(repr, names))
+        raise InputError(f"{name}={value!r} is not known.{nearest(value, names)} Choose one of {known}.")
+    return str(value)
 
 
 def device_of(device: str | torch.device) -> torch.device:

@@ -9,11 +9,11 @@ import pandas as pd
 
 from scflow import _anndata
 from scflow.errors import InputError
-from scflow.flow import Flow, Sampling
+from scflow.flow import CALIBRATIONS, Flow, Sampling
 from scflow.matching import guidance as guiding
 from scflow.matching import paths, solvers
 from scflow.matching.names import PATHS, SOLVERS, chosen, named
-from scflow.tl._options import device_of, half_the_cores, positive, whole
+from scflow.tl._options import device_of, half_the_cores, one_of, positive, whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,11 +38,14 @@ def generate(
     seed: int = 0,
     progress: bool = True,
     weights: str = "average",
+    calibration: str = "balanced",
+    key_added: str = "scflow",
 ) -> AnnData:
     """Draw new cells from a flow.
 
-    The same seed gives the same cells, whatever the batch size; asking for more cells leaves the first ones' random
-    numbers as they were. (With ``"dopri5"`` a cell depends, within the tolerances, on the 255 it is integrated with.)
+    The same seed gives the same cells, whatever the batch size. Asking for more cells leaves the first ones' states as
+    they were, and with ``calibration="independent"`` their counts too. (With ``"dopri5"`` a cell depends, within the
+    tolerances, on the 255 it is integrated with.)
 
     Parameters
     ----------
@@ -81,6 +84,14 @@ def generate(
     weights
         ``"average"`` draws with the moving average of the field's weights, ``"raw"`` with the weights of the best step
         as they were. (The calibration of counts was made with the average.)
+    calibration
+        How counts are carried to the training cells' marginals. ``"balanced"``: the cells of this call are also
+        balanced against each other, gene by gene within their type, so that they are off the tissue's marginals no
+        more than as many new real cells are. That is for guidance 1 and categorical conditions; others are calibrated
+        one by one. ``"independent"`` does that always: cells are then independent draws of one law. ``"none"``: counts
+        as the flow itself draws them.
+    key_added
+        The slot of the AnnData that the flow is in.
 
     Returns
     -------
@@ -103,7 +114,9 @@ def generate(
     >>> scflow.tl.generate(flow, 30, progress=False).shape
     (30, 50)
     """
-    flow = flow_or_adata if isinstance(flow_or_adata, Flow) else Flow.from_content(_anndata.read_flow(flow_or_adata))
+    flow = flow_or_adata
+    if not isinstance(flow, Flow):
+        flow = Flow.from_content(_anndata.read_flow(flow_or_adata, key_added))
     n = whole(n_obs, "n_obs")
     method = solvers.Midpoint() if solver == "auto" else chosen(solver, SOLVERS, solvers.Solver, "solver")
     guided = guidance if isinstance(guidance, guiding.Guidance) else guiding.Guidance(guidance)
@@ -119,6 +132,7 @@ def generate(
         seed=whole(seed, "seed", least=0),
         progress=progress,
         weights=weights,
+        calibration=one_of(calibration, CALIBRATIONS, "calibration"),
     )
     with half_the_cores():
         drawn = flow.draw(n, condition, sampling)
@@ -139,6 +153,7 @@ def generate(
             "path": named(sampling.path or flow.path, PATHS)["name"],
             "generate_seed": sampling.seed,
             "weights": sampling.weights,
+            "calibration": sampling.calibration,
         },
     )
 

@@ -64,9 +64,8 @@ def guided(adata: AnnData, seed: int, options: argparse.Namespace) -> Iterator[R
         for interval in intervals if scale != 1 else intervals[:1]:
             label = f"guidance {scale:g}" + (f" in {interval}" if interval != (0.0, 1.0) else "")
             for calibrated in (False, True):
-                sampling = scflow.flow.Sampling(
-                    seed=seed, guidance=Guidance(scale, interval=interval), calibrate=calibrated
-                )
+                asked, how = Guidance(scale, interval=interval), "independent" if calibrated else "none"
+                sampling = scflow.flow.Sampling(seed=seed, guidance=asked, calibration=how)
                 counts = flow.draw(held_out.n_obs, wanted, sampling).counts
                 assert counts is not None
                 yield {"cells": label, "calibrated": calibrated} | judge(counts, types(held_out))

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
-from quality_report import BOOTSTRAP, DATA, FLOOR, SPACES, TRIVIAL, heading, line, markdown, targets
+from quality_report import BOOTSTRAP, DATA, FLOOR, INDEPENDENT, SPACES, TRIVIAL, heading, line, markdown, targets
 from scipy import sparse
 
 import scflow
@@ -192,15 +192,22 @@ def nearest_distance(space: Space, cells: AnnData, others: AnnData) -> NDArray[A
 
 
 def trained(
-    train: AnnData, held_out: AnnData, space: str, seed: int, steps: int | None
-) -> tuple[AnnData, dict[str, float]]:
-    """Cells of the held-out cells' types, drawn from a flow trained in a space, and how long both took."""
+    train: AnnData, held_out: AnnData, space: str, seed: int, options: argparse.Namespace
+) -> Iterator[tuple[str, AnnData, dict[str, float]]]:
+    """Cells of the held-out cells' types, drawn from a flow trained in a space, and how long both took.
+
+    In the default space also cells that are calibrated one by one.
+    """
     start = time.perf_counter()
-    flow = scflow.tl.train(train.copy(), condition=CONDITION, space=space, steps=steps, seed=seed, progress=False)
-    middle = time.perf_counter()
-    wanted = held_out.obs[[CONDITION]]
-    cells = scflow.tl.generate(flow, held_out.n_obs, condition=wanted, seed=seed, progress=False)
-    return cells, {"train_seconds": middle - start, "generate_seconds": time.perf_counter() - middle}
+    flow = scflow.tl.train(
+        train.copy(), condition=CONDITION, space=space, steps=options.steps, seed=seed, progress=False
+    )
+    seconds = {"train_seconds": time.perf_counter() - start}
+    ways = {space: "balanced"} | ({f"{space}{INDEPENDENT}": "independent"} if space == options.default else {})
+    for row, way in ways.items():
+        start, wanted = time.perf_counter(), held_out.obs[[CONDITION]]
+        cells = scflow.tl.generate(flow, held_out.n_obs, condition=wanted, calibration=way, seed=seed, progress=False)
+        yield row, cells, seconds | {"generate_seconds": time.perf_counter() - start}
 
 
 def scored(real: AnnData, cells: AnnData, reference: AnnData, seed: int, metrics: Sequence[str]) -> pd.DataFrame:
@@ -211,10 +218,7 @@ def scored(real: AnnData, cells: AnnData, reference: AnnData, seed: int, metrics
 
 
 def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) -> Iterator[pd.DataFrame]:
-    """The figures of each row of one data set and seed, as soon as they are there.
-
-    Floor and trivial generator come with the scores of the first generator.
-    """
+    """The figures of each row of one data set and seed, as soon as they are there."""
     train, held_out = prepare(adata, seed, options.genes, options.variable_genes)
     wanted, aside = types(held_out), set_aside(types(held_out), seed)
 
@@ -230,14 +234,13 @@ def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) 
     scores = scored(held_out, again, train[half].copy(), seed, options.metrics)
     yield figures(BOOTSTRAP, scores, copying=copying(again, train, held_out))
     trivial = cells_of(poisson_cells(counts_of(train), types(train), wanted, seed=seed), train, wanted)
-    for i, space in enumerate(options.spaces or [None]):
-        cells, seconds = (trivial, {}) if space is None else trained(train, held_out, space, seed, options.steps)
-        scores = scored(held_out, cells, train, seed, options.metrics)
-        if i == 0:
-            yield figures(FLOOR, scores)
-            yield figures(TRIVIAL, scores, copying=copying(trivial, train, held_out))
-        if space is not None:
-            yield figures(space, scores, copying=copying(cells, train, held_out), **seconds)
+    scores = scored(held_out, trivial, train, seed, options.metrics)
+    yield figures(FLOOR, scores)
+    yield figures(TRIVIAL, scores, copying=copying(trivial, train, held_out))
+    for space in options.spaces:
+        for row, cells, seconds in trained(train, held_out, space, seed, options):
+            scores = scored(held_out, cells, train, seed, options.metrics)
+            yield figures(row, scores, copying=copying(cells, train, held_out), **seconds)
 
 
 def save(table: pd.DataFrame, out: Path | None) -> None:

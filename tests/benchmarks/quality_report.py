@@ -14,6 +14,8 @@ import scflow
 DATA = ("pbmc68k", "pbmc3k", "kang_ctrl_donors", "cell_line_mixology")
 SPACES = ("counts", "genes", "quantile", "pca")
 FLOOR, BOOTSTRAP, TRIVIAL = "floor", "bootstrap", "trivial"
+INDEPENDENT = ", one by one"
+"""What is added to a space's name where its cells were calibrated one by one."""
 
 
 # What the table shows, in this order, and to how many decimals; the CSV has every metric.
@@ -44,7 +46,7 @@ class Target(NamedTuple):
 
 def heading() -> str:
     """The names over the lines."""
-    return f"\n{'data':20} {'seed':>4} {'row':10}" + "".join(f"{label:>11}" for label, _ in SHOWN.values())
+    return f"\n{'data':20} {'seed':>4} {'row':20}" + "".join(f"{label:>11}" for label, _ in SHOWN.values())
 
 
 def line(figures: pd.DataFrame) -> str:
@@ -52,7 +54,7 @@ def line(figures: pd.DataFrame) -> str:
     found = figures[figures["condition"] == "all"].set_index("metric")["value"]
     texts = (f"{found[m]:.{digits}f}" if m in found else "" for m, (_, digits) in SHOWN.items())
     first = figures.iloc[0]
-    return f"{first['data']:20} {first['seed']:>4} {first['row']:10}" + "".join(f"{text:>11}" for text in texts)
+    return f"{first['data']:20} {first['seed']:>4} {first['row']:20}" + "".join(f"{text:>11}" for text in texts)
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +92,7 @@ def cell(summary: pd.DataFrame, key: tuple[str, str, str], digits: int) -> str:
 
 def rank(row: str) -> tuple[int, str]:
     """Reference points first, then the spaces in their order."""
-    order = (FLOOR, BOOTSTRAP, TRIVIAL, *SPACES)
+    order = (FLOOR, BOOTSTRAP, TRIVIAL, *(space + way for space in SPACES for way in ("", INDEPENDENT)))
     return (order.index(row) if row in order else len(order)), row
 
 

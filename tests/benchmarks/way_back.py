@@ -70,7 +70,7 @@ def compared(adata: AnnData, seed: int, steps: int | None) -> Iterator[dict[str,
 
 def states(flow: Flow, n: int, request: pd.DataFrame | None, seed: int) -> tuple[Tensor, NDArray[np.int64]]:
     """Where the flow ends, and the codes of the cells' types."""
-    drawn = flow.draw(n, request, Sampling(seed=seed, calibrate=False))
+    drawn = flow.draw(n, request, Sampling(seed=seed, calibration="none"))
     return torch.from_numpy(drawn.state), codes(flow, drawn.condition, n)
 
 
