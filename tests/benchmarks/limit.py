@@ -47,18 +47,29 @@ def measured(adata: AnnData, seed: int, repeats: int) -> Iterator[dict[str, floa
     """The AUC by genes of cells of the truth itself, and of the truth calibrated on a sample of it.
 
     The truth is a trained flow. Calibrating it on as many of its own cells as there are training cells changes nothing
-    but marginals, which then have those cells' sampling error.
+    but marginals, which then have those cells' sampling error. As in quality.py, as many cells are drawn as there are
+    training cells, and half of them are compared.
     """
     train, held_out = prepare(adata, seed)
     truth = scflow.tl.train(train.copy(), condition=CONDITION, space="counts", seed=seed, progress=False)
     many, n = drawn(truth, 10_000, 1), held_out.n_obs // 2
     for r in range(repeats):
-        sample, real, new = drawn(truth, train.n_obs, 10 + r), drawn(truth, n, 1000 + r), drawn(truth, n, 2000 + r)
-        row = {"the truth": auc(real[0], new[0], sample[0])}
+        sample, real, new = (drawn(truth, m, 1000 * i + r) for i, m in ((1, train.n_obs), (2, n), (3, train.n_obs)))
+        row = {"the truth": auc(real[0], new[0][:n], sample[0])}
         for label, shrinkage in (("calibrated by gene and type", 20.0), ("calibrated by gene", 1e9)):
             calibration = Calibration.fit(*many, *sample, shrinkage=shrinkage)
-            row[label] = auc(real[0], calibration.carry(*new, rng=torch.Generator().manual_seed(r)), sample[0])
+            for way in ("one by one", "balanced") if shrinkage < 1e9 else ("one by one",):
+                cells = carried(calibration, new, balanced=way == "balanced", seed=r)
+                row[f"{label}, {way}"] = auc(real[0], cells[:n], sample[0])
         yield row
+
+
+def carried(calibration: Calibration, cells: Cells, *, balanced: bool, seed: int) -> sparse.csr_matrix:
+    """The cells' counts, calibrated; where `balanced`, against each other too."""
+    counts, groups = torch.from_numpy(cells[0].toarray()), torch.from_numpy(cells[1])
+    in_all = calibration.counted(groups, len(counts)) if balanced else None
+    rng = torch.Generator().manual_seed(seed)
+    return sparse.csr_matrix(calibration(counts, groups, rng=rng, in_all=in_all).numpy())
 
 
 def drawn(flow: Flow, n: int, seed: int) -> Cells:
