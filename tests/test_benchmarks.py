@@ -141,6 +141,17 @@ def test_markdown_has_means_and_deviations_with_reference_points_first(report: M
     ]
 
 
+def test_tables_of_several_runs_are_joined(
+    quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row, value in (("floor", 0.25), ("counts, one by one", 0.5), ("counts", 0.75)):
+        figures("pbmc3k", row, "mmd", [value]).to_csv(tmp_path / f"{row}.csv", index=False)
+    assert quality.main(["--join", *map(str, tmp_path.glob("*.csv"))]) == 0
+    printed = capsys.readouterr().out
+    rows = ("| floor | 0.2500 |", "| counts | 0.7500 |", "| counts, one by one | 0.5000 |")
+    assert "\n".join(rows) in printed
+
+
 @pytest.mark.slow
 def test_quality_runs(quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "quality.csv"
@@ -148,10 +159,10 @@ def test_quality_runs(quality: ModuleType, tmp_path: Path, capsys: pytest.Captur
     assert quality.main([*arguments, "--out", str(out)]) == 0
     table = pd.read_csv(out)
     overall = table[(table["condition"] == "all") & (table["metric"] == "mmd")].set_index("row")["value"]
-    assert overall.index.tolist() == ["bootstrap", "floor", "trivial", "counts", "genes"]
+    assert overall.index.tolist() == ["bootstrap", "floor", "trivial", "counts", "counts, one by one", "genes"]
     assert overall["floor"] < overall["trivial"]
     seconds = table[table["metric"] == "train_seconds"].set_index("row")["value"]
-    assert seconds.index.tolist() == ["counts", "genes"]
+    assert seconds.index.tolist() == ["counts", "counts, one by one", "genes"]
     assert (seconds > 0).all()
     printed = capsys.readouterr().out
     assert out.with_suffix(".md").read_text(encoding="utf-8") in printed

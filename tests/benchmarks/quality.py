@@ -40,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    table = pd.DataFrame()
-    for name, adata in data_sets(options.data):
+    table = (
+        pd.concat([pd.read_csv(path) for path in options.join], ignore_index=True) if options.join else pd.DataFrame()
+    )
+    for name, adata in () if options.join else data_sets(options.data):
         print(heading(), flush=True)
         for seed in options.seeds:
             for found in measured(adata, name, seed, options):
@@ -74,6 +76,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--quick", action="store_true", help=f"pbmc68k, seed 0, {QUICK_STEPS} steps: does it run?")
     parser.add_argument("--out", type=Path, help="write every figure to this .csv, and the table beside it as .md")
+    parser.add_argument("--only-spaces", action="store_true", help="no reference rows, where another run has them")
+    parser.add_argument("--join", nargs="+", type=Path, help="run nothing: one table of these .csv files")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed or not measured")
     options = parser.parse_args(arguments)
     quick = options.quick
@@ -228,15 +232,20 @@ def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) 
         extra = pd.DataFrame({"condition": "all", "metric": list(more), "value": list(more.values())})
         return pd.concat([scores, extra]).assign(data=name, seed=seed, row=row)[COLUMNS]
 
-    # Cells that a space was fitted on lie further out in it than new ones: one half makes it, the other is resampled.
-    half = set_aside(types(train), seed)
-    again = resampled(train[~half].copy(), wanted[aside], seed)
-    scores = scored(held_out, again, train[half].copy(), seed, options.metrics)
-    yield figures(BOOTSTRAP, scores, copying=copying(again, train, held_out))
-    trivial = cells_of(poisson_cells(counts_of(train), types(train), wanted, seed=seed), train, wanted)
-    scores = scored(held_out, trivial, train, seed, options.metrics)
-    yield figures(FLOOR, scores)
-    yield figures(TRIVIAL, scores, copying=copying(trivial, train, held_out))
+    def references() -> Iterator[pd.DataFrame]:
+        """Real cells, and the trivial generator's."""
+        # Cells that a space was fitted on lie further out in it: one half makes the space, the other is resampled.
+        half = set_aside(types(train), seed)
+        again = resampled(train[~half].copy(), wanted[aside], seed)
+        scores = scored(held_out, again, train[half].copy(), seed, options.metrics)
+        yield figures(BOOTSTRAP, scores, copying=copying(again, train, held_out))
+        trivial = cells_of(poisson_cells(counts_of(train), types(train), wanted, seed=seed), train, wanted)
+        scores = scored(held_out, trivial, train, seed, options.metrics)
+        yield figures(FLOOR, scores)
+        yield figures(TRIVIAL, scores, copying=copying(trivial, train, held_out))
+
+    if not options.only_spaces:
+        yield from references()
     for space in options.spaces:
         for row, cells, seconds in trained(train, held_out, space, seed, options):
             scores = scored(held_out, cells, train, seed, options.metrics)
