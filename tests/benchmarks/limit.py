@@ -48,19 +48,24 @@ def measured(adata: AnnData, seed: int, repeats: int) -> Iterator[dict[str, floa
 
     The truth is a trained flow. Calibrating it on as many of its own cells as there are training cells changes nothing
     but marginals, which then have those cells' sampling error. As in quality.py, as many cells are drawn as there are
-    training cells, and half of them are compared.
+    training cells, and half of them are compared; in the last row, four times as many are drawn.
     """
     train, held_out = prepare(adata, seed)
     truth = scflow.tl.train(train.copy(), condition=CONDITION, space="counts", seed=seed, progress=False)
     many, n = drawn(truth, 10_000, 1), held_out.n_obs // 2
     for r in range(repeats):
-        sample, real, new = (drawn(truth, m, 1000 * i + r) for i, m in ((1, train.n_obs), (2, n), (3, train.n_obs)))
+        sizes = (train.n_obs, n, train.n_obs, 4 * train.n_obs)
+        sample, real, new, more = (drawn(truth, size, 1000 * i + r) for i, size in enumerate(sizes, start=1))
         row = {"the truth": auc(real[0], new[0][:n], sample[0])}
-        for label, shrinkage in (("calibrated by gene and type", 20.0), ("calibrated by gene", 1e9)):
+        for label, shrinkage, cells, balanced in (
+            ("by gene, one by one", 1e9, new, False),
+            ("by gene and type, one by one", 20.0, new, False),
+            ("by gene and type, balanced", 20.0, new, True),
+            ("by gene and type, balanced, of 4 times as many", 20.0, more, True),
+        ):
             calibration = Calibration.fit(*many, *sample, shrinkage=shrinkage)
-            for way in ("one by one", "balanced") if shrinkage < 1e9 else ("one by one",):
-                cells = carried(calibration, new, balanced=way == "balanced", seed=r)
-                row[f"{label}, {way}"] = auc(real[0], cells[:n], sample[0])
+            counts = carried(calibration, cells, balanced=balanced, seed=r)
+            row[f"calibrated {label}"] = auc(real[0], counts[:n], sample[0])
         yield row
 
 
