@@ -91,7 +91,8 @@ def train(
         categorical conditions, drawn towards the whole where cells are few). Time: ``"stratified"``, ``"uniform"``,
         ``"importance"`` (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends).
         Weight of the loss on velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data)
-        or ``"endpoint_noise"``. Coupling: ``"independent"``.
+        or ``"endpoint_noise"``. Coupling of cells and noise in a batch: ``"independent"``, or ``"optimal"`` (optimal
+        transport among the cells of equal conditions: straighter ways, drawn in fewer steps).
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
