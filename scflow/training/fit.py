@@ -20,9 +20,10 @@ from scflow.training.averages import Ramp
 from scflow.training.batches import Cells, Order, States
 from scflow.training.checkpoints import Checkpoints, Keeper
 from scflow.training.history import Callback, Monitor
-from scflow.training.loop import Plan, Scaler, Trained, train
+from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
 from scflow.training.probes import Look, TimeBins, Watching
+from scflow.training.progress import Plan, Scaler
 from scflow.training.settings import Optimisation
 
 __all__ = ["Run", "dropped", "fit_counts", "fit_field", "spread_of"]
