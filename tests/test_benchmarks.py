@@ -22,6 +22,7 @@ from scflow.flow._learning import Recipe
 from scflow.matching import FlowMatching
 from scflow.matching.names import PATHS, TIMES
 from scflow.metrics import log_normalised
+from scflow.tl._recipe import space_of
 
 FOLDER = Path(__file__).with_name("benchmarks")
 
@@ -105,8 +106,7 @@ def test_copying_is_0_for_copies_and_1_for_new_cells(quality: ModuleType) -> Non
 
 
 def test_default_space_is_that_of_training(quality: ModuleType) -> None:
-    chosen = importlib.import_module("scflow.tl.train")._space
-    assert chosen("auto", None) == quality.DEFAULT_SPACE
+    assert space_of("auto", None) == quality.DEFAULT_SPACE
 
 
 def test_targets_hold_fail_or_are_not_measured(report: ModuleType) -> None:

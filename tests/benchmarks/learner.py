@@ -19,6 +19,7 @@ from scflow.conditions import Conditions
 from scflow.flow import Flow, Sampling
 from scflow.flow._learning import Recipe, _codec, default_steps, learn
 from scflow.matching import FlowMatching
+from scflow.tl._recipe import noise_of
 from scflow.training import Run
 from scflow.training.batches import Cells
 
@@ -39,7 +40,7 @@ class Learner:
 
     def default(self, steps: int | None = None) -> Recipe:
         """What scflow.tl.train does in this space, but for calibration; `steps` are chosen from the data's size."""
-        noise = "dropout" if self.space == "genes" else "gaussian"
+        noise = noise_of("auto", self.space)
         return Recipe(
             self.space, FlowMatching(), noise, steps or default_steps(self.train.n_obs), None, calibrate=False
         )
