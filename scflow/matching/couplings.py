@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 __all__ = ["Coupling", "Independent", "Optimal", "groups_of"]
@@ -66,6 +65,8 @@ class Optimal(Coupling):
 
     def pair(self, x0: Tensor, x1: Tensor, group: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Solve one assignment problem a group."""
+        from scipy.optimize import linear_sum_assignment
+
         data, noise = (x.detach().flatten(1).cpu().double() for x in (x0, x1))
         codes = torch.zeros(len(x0), dtype=torch.int64) if group is None else group.cpu()
         order = torch.arange(len(x0))
