@@ -5,16 +5,24 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
 
+import scflow
+from scflow.flow._learning import Recipe
+from scflow.matching import FlowMatching
+from scflow.matching.names import PATHS, TIMES
 from scflow.metrics import log_normalised
+from scflow.tl._recipe import space_of
 
 FOLDER = Path(__file__).with_name("benchmarks")
 
@@ -91,8 +99,6 @@ def test_resampling_repeats_a_cell_only_when_its_type_is_used_up(quality: Module
 
 
 def test_copying_is_0_for_copies_and_1_for_new_cells(quality: ModuleType) -> None:
-    import scflow
-
     cells = scflow.datasets.simulate(900, 60, 3, seed=0)
     train, held_out, new = (cells[i::3].copy() for i in range(3))
     assert quality.copying(train, train, held_out) < 1e-2
@@ -100,8 +106,7 @@ def test_copying_is_0_for_copies_and_1_for_new_cells(quality: ModuleType) -> Non
 
 
 def test_default_space_is_that_of_training(quality: ModuleType) -> None:
-    chosen = importlib.import_module("scflow.tl.train")._space
-    assert chosen("auto", None) == quality.DEFAULT_SPACE
+    assert space_of("auto", None) == quality.DEFAULT_SPACE
 
 
 def test_targets_hold_fail_or_are_not_measured(report: ModuleType) -> None:
@@ -186,14 +191,91 @@ def test_memory_runs(script: Callable[[str], ModuleType], capsys: pytest.Capture
     assert re.search(r"PASS: space='counts' peaks at [\d,]+ MB", capsys.readouterr().out)
 
 
-def test_fields_are_given_the_steps_that_fill_their_time(
-    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, pbmc: AnnData
-) -> None:
+def test_fields_are_given_the_steps_that_fill_their_time(script: Callable[[str], ModuleType]) -> None:
     """A step of 0.1 s and a look of 0.5 s: a run of 60 s has 40 looks, and 400 steps."""
-    fields = script("fields")
     looks = {20: 20, 80: 40}
-    monkeypatch.setattr(fields.Learner, "learn", lambda self, n, codec: (None, 0.1 * n + 0.5 * looks[n]))
-    assert fields.Learner(pbmc, "counts", "mlp", {}, 0).steps(60.0, None) == 400
+    assert script("fields").steps_in(60.0, lambda n: 0.1 * n + 0.5 * looks[n]) == 400
+
+
+@pytest.mark.usefixtures("small_flows")
+def test_a_learner_learns_what_the_product_does(
+    script: Callable[[str], ModuleType], quality: ModuleType, simulated: AnnData
+) -> None:
+    train, held_out = quality.prepare(simulated, seed=0)
+    learner = script("learner").Learner(train, held_out, "counts", 3)
+    flow = learner.learn(learner.default(20), learner.codec(20))[0]
+    same = scflow.tl.train(train, condition="cell_type", space="counts", steps=20, seed=3, progress=False)
+    for ours, theirs in ((flow.codec, same.codec), (flow.field, same.field)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values()))
+
+
+def test_an_ablation_has_every_name_of_the_guide_and_one_default_a_choice(script: Callable[[str], ModuleType]) -> None:
+    ablation = script("ablation")
+    genes = Recipe("genes", FlowMatching(), "dropout", 9, None, calibrate=False)
+    default = replace(genes, space="counts", noise="gaussian")
+    found = list(ablation.variants(list(ablation.CHOICES), "counts", default))
+    assert found[0] == ("default", "default", default)
+    sizes = {choice: len(names) for choice, names in ablation.CHOICES.items() if choice != "noise_genes"}
+    left = [choice for choice, _, _ in found[1:]]
+    assert {choice: left.count(choice) + 1 for choice in sizes} == sizes
+    assert [name for _, name, _ in ablation.variants(list(ablation.CHOICES), "counts", genes)] == [
+        "default", "gaussian", "sparse", "dropout_by_condition",
+    ]  # fmt: skip
+    assert not list(ablation.variants(["path"], "counts", genes))
+    assert set(ablation.CHOICES["path"]) == set(PATHS)
+    assert set(ablation.CHOICES["time"]) == {*TIMES, "importance, corrected"}
+
+
+@pytest.mark.usefixtures("small_flows")
+def test_ablation_goes_on_where_it_stopped(
+    script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    simulated: AnnData,
+) -> None:
+    ablation, drawn = script("ablation"), []
+
+    def scores(self: Any, flow: scflow.Flow, metrics: list[str]) -> dict[str, tuple[float, float]]:
+        """How often cells were drawn so far."""
+        drawn.append((type(flow.field).__name__, flow.calibration is not None))
+        return {metric: (float(len(drawn)), 0.5) for metric in metrics}
+
+    monkeypatch.setattr(script("learner").Learner, "scores", scores)
+    monkeypatch.setattr(ablation, "data_sets", lambda names: [(name, simulated) for name in names])
+    arguments = ["--data", "simulated", "--steps", "20", "--codec-steps", "20", "--metrics", "mmd", "wasserstein"]
+    arguments += ["--out", str(tmp_path / "a.csv"), "--figure", str(tmp_path / "a.png")]
+    assert ablation.main([*arguments, "--choices", "preconditioning"]) == 0
+    both = [("Preconditioned", False), ("Preconditioned", True)]
+    assert drawn == [*both, ("Bare", False), ("Bare", True)]
+    assert ablation.main([*arguments, "--choices", "preconditioning", "average"]) == 0
+    assert drawn[4:] == 3 * both
+    table = pd.read_csv(tmp_path / "a.csv", keep_default_na=False)
+    assert table["variant"].tolist()[::2] == ["default", "off", "constant", "power", "none"]
+    assert table["calibrated"].tolist() == 5 * [False, True]
+    assert table["mmd"].astype(float).tolist() == list(range(1, 11))
+    text = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    assert re.search(r"\| floor \| 0\.5000 \| 0\.50 \|  \|  \|\n\| default \| 2\.0000 \| 2\.00 \| \d+ \|", text)
+    assert "| average: none | 10.0000 (+8.0000) | 10.00 (+8.00) |" in text
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_differences_are_from_the_default_of_the_same_seed(script: Callable[[str], ModuleType]) -> None:
+    report = script("ablation_report")
+    rows = [
+        {"data": "a", "space": "counts", "planned": 9, "codec_steps": 9, "seed": seed, "choice": choice,
+         "variant": choice, "calibrated": calibrated, "steps": 9, "seconds": 1.0}
+        | {name: luck[seed] + calibrated + more for metric in report.METRICS for name in (metric, f"{metric}_floor")}
+        for choice, more in (("default", 0.0), ("path", 0.25)) for luck in [{0: 3.0, 1: 7.0}] for seed in (1, 0)
+        for calibrated in (False, True)
+    ]  # fmt: skip
+    less = report.differences(pd.DataFrame(rows))
+    assert less["choice"].tolist() == ["path"] * 4
+    assert (less[list(report.METRICS)] == 0.25).all(axis=None)
+    text = report.markdown(pd.DataFrame(rows))
+    assert "### a, counts, calibrated; 9 steps; seeds 0, 1" in text
+    assert "| path: path | 6.250 ± 2.828 (+0.250 ± 0.000) |" in text
 
 
 def test_guidance_is_judged_by_labels_and_by_variance(

@@ -142,10 +142,6 @@ def test_weight_time_and_coupling_all_enter_the_loss() -> None:
     torch.testing.assert_close(loss, (weight[:, None] * (x1.flip(0) - x0).square()).mean())
 
 
-def test_the_independent_coupling_leaves_pairs_alone() -> None:
-    assert couplings.Independent().pair(normal(3, 2), normal(3, 2), None, rng=generator()) is None
-
-
 # Preconditioning.
 
 

@@ -23,7 +23,7 @@ from scflow.flow._fields import Choice, arranged, built
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
 from scflow.flow._watching import Watch, watcher
-from scflow.matching import FlowMatching, Preconditioned, noises
+from scflow.matching import FlowMatching, Preconditioned, couplings, noises
 from scflow.training import Optimisation, Run, fit_counts, fit_field
 from scflow.training.batches import Cells, Coordinates, states_of
 from scflow.training.fit import seeded
@@ -277,7 +277,8 @@ def _flow(
         "average": type(settings.law).__name__.lower(),
         "precision": run.precision,
     }
-    if isinstance(velocity, Preconditioned):
+    if isinstance(velocity, Preconditioned) and isinstance(recipe.objective.coupling, couplings.Independent):
+        # Of data and noise that are paired otherwise, even a field that has learnt nothing stays below it.
         facts["linear_loss"] = linear_loss(velocity, recipe.objective)
     return Flow(
         field=velocity.cpu().requires_grad_(False),

@@ -32,7 +32,10 @@ WEIGHTS: dict[str, type[weights.Weight]] = {
     "endpoint": weights.Endpoint,
     "endpoint_noise": weights.EndpointNoise,
 }
-COUPLINGS: dict[str, type[couplings.Coupling]] = {"independent": couplings.Independent}
+COUPLINGS: dict[str, type[couplings.Coupling]] = {
+    "independent": couplings.Independent,
+    "optimal": couplings.Optimal,
+}
 NOISES: dict[str, type[noises.Noise]] = {
     "gaussian": noises.Gaussian,
     "matched_variance": noises.MatchedVariance,

@@ -51,11 +51,19 @@ class FlowMatching:
     def terms(
         self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """What `loss` is the mean of: the loss of every cell, and the time it was drawn at, each ``[n]``."""
-        order = self.coupling.pair(x0, x1, None, rng=rng)
-        x1 = x1 if order is None else x1[order]
+        """What `loss` is the mean of: the loss of every cell, and the time it was drawn at, each ``[n]``.
+
+        `condition` is what the field is told.
+        """
+        x1 = self.paired(x0, x1, condition, rng=rng)
         t = self.draw_times(len(x0), rng=rng)
         return self.losses(field, x0, x1, t, condition), t
+
+    def paired(self, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
+        """The noise `x1` in the order of the cells `x0` that the coupling gives it to, within equal conditions."""
+        group = couplings.groups_of(condition) if self.coupling.by_group else None
+        order = self.coupling.pair(x0, x1, group, rng=rng)
+        return x1 if order is None else x1[order]
 
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The weighted loss of every cell, ``[n]``: the squared error of the velocity, averaged over coordinates."""

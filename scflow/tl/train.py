@@ -8,32 +8,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from scflow import _anndata, matching, pp
 from scflow.conditions import Conditions
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError
 from scflow.flow import Flow, Watch
 from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
-from scflow.matching.names import COUPLINGS, NOISES, PATHS, TIMES, WEIGHTS, chosen
 from scflow.tl._options import device_of, half_the_cores, positive, whole
+from scflow.tl._recipe import (
+    batch_size_of,
+    check_groups,
+    noise_of,
+    objective_of,
+    precision_of,
+    share_of,
+    space_of,
+    split,
+    warn_of,
+)
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
-from scflow.training.averages import Nothing
 from scflow.training.history import Callback
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["train"]
-
-SPACES = ("counts", "genes", "quantile", "pca")
-_PER_GENE = ("dropout", "dropout_by_condition")
-_PRECISIONS = ("float32", "bfloat16", "float16")
-_SMALL_BATCH = 32
-_FEWEST = 20
 
 
 def train(
@@ -91,7 +93,8 @@ def train(
         categorical conditions, drawn towards the whole where cells are few). Time: ``"stratified"``, ``"uniform"``,
         ``"importance"`` (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends).
         Weight of the loss on velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data)
-        or ``"endpoint_noise"``. Coupling: ``"independent"``.
+        or ``"endpoint_noise"``. Coupling of cells and noise in a batch: ``"independent"``, or ``"optimal"`` (optimal
+        transport among the cells of equal conditions: straighter ways, drawn in fewer steps).
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
@@ -159,12 +162,12 @@ def train(
     """
     _anndata.checked(adata)
     keeping = _checkpoint(checkpoint, resume)
-    space = _space(space, use_rep)
+    space = space_of(space, use_rep)
     kind, settings = chosen_field(field)
     recipe = Recipe(
         space=space,
-        objective=_objective(path, time, weight, coupling),
-        noise=_noise(noise, space),
+        objective=objective_of(path, time, weight, coupling),
+        noise=noise_of(noise, space),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
         optimisation=optimisation or Optimisation(),
@@ -172,16 +175,16 @@ def train(
         field=kind,
         network=settings,
     )
-    where, fraction = device_of(device), _fraction(validation)
+    where, fraction = device_of(device), share_of(validation)
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
-    numbers, start = _precision(precision, where), whole(seed, "seed", least=0)
+    numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
     frame = _anndata.read_conditions(adata, condition)
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
-    rows = _split(adata.n_obs, fraction, size, start, where)
+    rows = split(adata.n_obs, fraction, size, start, where)
     run = Run(
         train=rows[0],
         validation=rows[1],
-        batch_size=_batch_size(size, len(rows[0]), where),
+        batch_size=batch_size_of(size, len(rows[0]), where),
         seed=start,
         device=where,
         precision=numbers,
@@ -189,7 +192,7 @@ def train(
         callbacks=tuple(callbacks),
     )
     conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
-    _check_groups(recipe.noise, conditions)
+    check_groups(recipe.noise, conditions)
     encoded = conditions.encode(frame).to(run.device) if len(conditions) else None
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
     check_field(kind, settings, dim, conditions.cardinalities)
@@ -198,7 +201,7 @@ def train(
         genes = [] if use_rep else [str(name) for name in adata.var_names]
         of = identity(data, genes, conditions, encoded, recipe, run, prepared)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
-    _warn(recipe, run)
+    warn_of(recipe, run)
     with half_the_cores():
         flow = _learn(adata, data, conditions, encoded, layer, use_rep, recipe, run, key_added)
     _leave(adata, flow, key_added)
@@ -246,55 +249,6 @@ def _learn(
     return learn(data, done.statistics, done.clip, conditions, condition, genes, recipe, run, provenance)
 
 
-def _objective(path: Any, time: Any, weight: Any, coupling: Any) -> matching.FlowMatching:
-    """What the field is trained to do, from names or objects."""
-    return matching.FlowMatching(
-        chosen(path, PATHS, matching.paths.Path, "path"),
-        chosen(time, TIMES, matching.times.Time, "time"),
-        chosen(weight, WEIGHTS, matching.weights.Weight, "weight"),
-        chosen(coupling, COUPLINGS, matching.couplings.Coupling, "coupling"),
-    )
-
-
-def _space(space: str, use_rep: str | None) -> str:
-    if use_rep is not None:
-        if space != "auto":
-            raise InputError(f"space={space!r} and use_rep={use_rep!r} exclude each other. Leave one of them out.")
-        return "embedding"
-    if space != "auto" and space not in SPACES:
-        names = ", ".join(map(repr, SPACES))
-        raise InputError(
-            f"space={space!r} is not known.{nearest(space, SPACES)} Choose 'auto' or one of {names}; "
-            "use_rep='X_...' takes an embedding."
-        )
-    return "counts" if space == "auto" else space
-
-
-def _noise(noise: str | matching.noises.Noise, space: str) -> str | matching.noises.Noise:
-    if isinstance(noise, matching.noises.Noise):
-        return noise
-    if noise == "auto":
-        return "dropout" if space == "genes" else "gaussian"
-    if noise not in NOISES:
-        raise InputError(
-            f"noise={noise!r} is not known.{nearest(noise, NOISES)} Choose 'auto', {', '.join(map(repr, NOISES))}, or "
-            "pass a scflow.matching.noises.Noise of your own."
-        )
-    if noise in _PER_GENE and space not in ("genes", "quantile"):
-        raise InputError(f"noise={noise!r} has a rate a gene; space={space!r} has other coordinates. Use 'auto'.")
-    return noise
-
-
-def _check_groups(noise: str | matching.noises.Noise, conditions: Conditions) -> None:
-    """Raise where a noise by condition has no categories to go by."""
-    if noise == "dropout_by_condition" and not any(conditions.cardinalities):
-        found = f"those given have none ({listed(conditions.names)})" if len(conditions) else "none was given"
-        raise InputError(
-            f"noise='dropout_by_condition' needs a condition with categories; {found}. Give one, such as "
-            "condition='cell_type', or use noise='dropout'."
-        )
-
-
 def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: bool) -> Checkpoint | None:
     """Where and how often the run is kept."""
     if checkpoint is None:
@@ -321,59 +275,3 @@ def _preprocessing(adata: AnnData, layer: str | None, use_rep: str | None, key_a
     done = _anndata.read_preprocessing(adata, key_added)
     target, clip = (1e4, 10.0) if done is None or done.layer != source else (done.statistics.target_sum, done.clip)
     return {"layer": source, "target_sum": float(target), "clip": float(clip)}
-
-
-def _warn(recipe: Recipe, run: Run) -> None:
-    """The guide's don'ts, before any time is spent."""
-    size = run.batch_size * recipe.optimisation.accumulate
-    if size < _SMALL_BATCH and run.batch_size < len(run.train):
-        warnings.warn(
-            f"A batch of {size} cells is small: its gradient is mostly noise. Use {_SMALL_BATCH} or more, best "
-            "batch_size='auto', or accumulate several: optimisation=scflow.training.Optimisation(accumulate=8).",
-            stacklevel=3,
-        )
-    if isinstance(recipe.optimisation.law, Nothing):
-        warnings.warn(
-            "Without a weight average cells are drawn with the weights of a single step, which are noisy. Use "
-            "average='ramp'.",
-            stacklevel=3,
-        )
-
-
-def _fraction(validation: float) -> float:
-    share = positive(validation, "validation")
-    if share > 0.5:
-        raise InputError(
-            f"validation={validation} is the share of cells held out to stop on: 0.5 at most, such as 0.1."
-        )
-    return share
-
-
-def _precision(precision: str, device: torch.device) -> str:
-    if precision == "auto":
-        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    if precision not in _PRECISIONS:
-        raise InputError(f"precision={precision!r} is not known. Choose 'auto', 'float32', 'bfloat16' or 'float16'.")
-    return precision
-
-
-def _split(
-    n: int, fraction: float, size: int | None, seed: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows to learn from, and rows to look at."""
-    if n < _FEWEST:
-        raise InputError(f"adata has {n} cells; scflow needs at least {_FEWEST} to learn from, and better hundreds.")
-    order = np.random.default_rng([seed, 0]).permutation(n)
-    held = max(1, round(n * fraction))
-    if size is not None and size > n - held:
-        raise InputError(
-            f"batch_size={size} is more than the {n - held} cells to learn from ({n} less {held} held out for "
-            "validation). Use batch_size='auto'."
-        )
-    return torch.from_numpy(order[held:]).to(device), torch.from_numpy(order[:held]).to(device)
-
-
-def _batch_size(size: int | None, n: int, device: torch.device) -> int:
-    if size is not None:
-        return size
-    return min(n, 1024 if device.type != "cpu" and n >= 20_000 else 256)

@@ -3,7 +3,8 @@
 from scflow.training import averages
 from scflow.training.checkpoints import Checkpoints
 from scflow.training.fit import Run, fit_counts, fit_field
-from scflow.training.loop import Plan, Trained, train
+from scflow.training.loop import Trained, train
+from scflow.training.progress import Plan
 from scflow.training.settings import Checkpoint, Optimisation
 
 __all__ = [

@@ -20,9 +20,10 @@ from scflow.training.averages import Ramp
 from scflow.training.batches import Cells, Order, States
 from scflow.training.checkpoints import Checkpoints, Keeper
 from scflow.training.history import Callback, Monitor
-from scflow.training.loop import Plan, Scaler, Trained, train
+from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
 from scflow.training.probes import Look, TimeBins, Watching
+from scflow.training.progress import Plan, Scaler
 from scflow.training.settings import Optimisation
 
 __all__ = ["Run", "dropped", "fit_counts", "fit_field", "spread_of"]
@@ -223,23 +224,34 @@ def _fixed_validation(
     *,
     pairs: int = 2048,
 ) -> Callable[[], float]:
-    """The loss of the validation cells at times and noises that stay the same, so that looks can be compared."""
+    """The loss of the validation cells at times and noises that stay the same, so that looks can be compared.
+
+    They are paired as in training, in batches of as many cells: another coupling has another best field.
+    """
     rng = run.generator(4)
     times = max(1, pairs // len(run.validation))
     rows = run.validation[:pairs].repeat(times)
     x0 = states.states(rows, rng=rng)
     c = None if condition is None else condition[rows]
     x1 = noise.sample_given(c, len(rows), x0[0].numel(), rng=rng).reshape(x0.shape)
+    x1 = torch.cat([objective.paired(*batch, rng=rng) for batch in _batches(x0, x1, c, size=run.batch_size)])
     t = objective.draw_times(len(rows), rng=rng)
 
     def validate() -> float:
-        split = torch.split
-        parts = zip(split(x0, 512), split(x1, 512), split(t, 512), strict=True)
-        conditions: Sequence[Tensor | None] = [None] * len(x0) if c is None else split(c, 512)
-        losses = [objective.losses(field, a, b, times, k) for (a, b, times), k in zip(parts, conditions, strict=False)]
+        parts = zip(_batches(x0, x1, c, size=512), torch.split(t, 512), strict=True)
+        losses = [objective.losses(field, a, b, times, k) for (a, b, k), times in parts]
         return float(torch.cat(losses).mean())
 
     return validate
+
+
+def _batches(
+    x0: Tensor, x1: Tensor, condition: Tensor | None, *, size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Cells, noises and conditions, `size` at a time."""
+    n = -(-len(x0) // size)
+    conditions = [None] * n if condition is None else torch.split(condition, size)
+    return zip(torch.split(x0, size), torch.split(x1, size), conditions, strict=True)
 
 
 def fit_counts(

@@ -6,58 +6,22 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from scflow.errors import Diverged
-from scflow.training.averages import Average, Ramp
-from scflow.training.checkpoints import Keeper, State
+from scflow.training.checkpoints import Keeper
 from scflow.training.history import Monitor, Probe
-from scflow.training.optim import WeightAverage, clipped, load, schedule, warmup_steps
+from scflow.training.optim import WeightAverage, clipped, load
+from scflow.training.progress import Plan, Progress, Running, Scaler
 
-__all__ = ["Plan", "Scaler", "Trained", "train"]
+__all__ = ["Trained", "train"]
 
 _BAD_STEPS = 5
 _HALVINGS = 16
 """A gradient scale of 65,536 may be halved so often before the gradient itself is to blame."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how carefully to train.
-
-    Attributes
-    ----------
-    steps
-        Optimiser steps, at most.
-    every
-        Steps between two looks at the validation cells.
-    patience
-        Looks without improvement after which to stop.
-    clip
-        Largest norm of the gradient.
-    average
-        The law of the weight average.
-    schedule, warmup, accumulate
-        See :class:`scflow.training.Optimisation`.
-    """
-
-    steps: int
-    every: int = 100
-    patience: int = 10
-    clip: float = 1.0
-    average: Average = field(default_factory=Ramp)
-    schedule: str = "cosine"
-    warmup: int | None = None
-    accumulate: int = 1
-
-    def factor(self, step: int) -> float:
-        """The factor on the learning rate after `step` steps."""
-        warmup = warmup_steps(self.steps) if self.warmup is None else self.warmup
-        return schedule(step, steps=self.steps, warmup=warmup, shape=self.schedule)
 
 
 @dataclass(frozen=True)
@@ -71,34 +35,6 @@ class Trained:
     best_step: int
     interrupted: bool
     raw: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-class Scaler(Protocol):
-    """What float16 needs: the loss scaled up, so that small gradients are no zeros (`torch.amp.GradScaler`)."""
-
-    def scale(self, outputs: Any) -> Any:
-        """The scaled loss."""
-        ...
-
-    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the scale out of the gradients."""
-        ...
-
-    def step(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Step the optimiser."""
-        ...
-
-    def update(self) -> None:
-        """A larger scale after many good steps, half of it after a bad one."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Scale and counters."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put scale and counters back."""
-        ...
 
 
 def train(
@@ -136,10 +72,10 @@ def train(
     Diverged
         After five steps in a row with a gradient that is not finite; the best weights so far are in place.
     """
-    run = _Progress(module, optimizer, plan, monitor, scaler)
+    run = Progress(module, optimizer, plan, monitor, scaler)
     if keeper is not None:
         keeper.resume(run)
-    running, source, interrupted = _Running(plan.clip), iter(batches), False
+    running, source, interrupted = Running(plan.clip), iter(batches), False
     module.train()
     try:
         while run.step < plan.steps and run.best.age <= plan.patience:
@@ -167,69 +103,12 @@ def train(
     return Trained(monitor.table(), run.best.step, interrupted, raw)
 
 
-class _Progress:
-    """Everything that changes from step to step, but for the data and the generators."""
-
-    def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, monitor: Monitor, scaler: Scaler | None
-    ) -> None:
-        self.module, self.optimizer, self.plan = module, optimizer, plan
-        self.monitor, self.scaler = monitor, scaler
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.average = WeightAverage(self.parameters, plan.average)
-        self.best = _Best(self.average)
-        self.step = self.bad = 0
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the step to come."""
-        return self.rates[0] * self.plan.factor(self.step)
-
-    def state(self) -> State:
-        """All of it: numbers, and tensors by name."""
-        values = {
-            "step": self.step,
-            "average": self.average.step,
-            "best": [self.best.score, self.best.step, self.best.age],
-            "history": self.monitor.rows,
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-        }
-        tensors = {f"module.{name}": t for name, t in self.module.state_dict().items()}
-        for name, list_ in self._lists().items():
-            tensors |= {f"{name}.{i}": t for i, t in enumerate(list_)}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": t for name, t in moments.items()}
-        return values, tensors
-
-    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Put all of it back."""
-        self.step, self.average.step = int(values["step"]), int(values["average"])
-        self.best.score, self.best.step, self.best.age = values["best"]
-        self.monitor.restore(values["history"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(values["scaler"])
-        start = "module."
-        self.module.load_state_dict({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)})
-        for name, list_ in self._lists().items():
-            load(list_, [tensors[f"{name}.{i}"] for i in range(len(list_))])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, i, name = key.split(".", 2)
-                moments.setdefault(int(i), {})[name] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-
-    def _lists(self) -> dict[str, list[Tensor]]:
-        return {"average": self.average.average, "best": self.best.weights, "raw": self.best.raw}
-
-
 def _stepped(
-    run: _Progress,
+    run: Progress,
     loss: Callable[[Tensor], Tensor],
     source: Iterator[Tensor],
     precision: Callable[[], AbstractContextManager[object]],
-    running: _Running,
+    running: Running,
 ) -> bool:
     """Take one step; false where it was passed over, and then nothing has advanced."""
     for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
@@ -257,7 +136,7 @@ def _stepped(
 
 
 def _backward(
-    run: _Progress,
+    run: Progress,
     loss: Callable[[Tensor], Tensor],
     source: Iterator[Tensor],
     precision: Callable[[], AbstractContextManager[object]],
@@ -275,43 +154,7 @@ def _backward(
     return parts[0] if n == 1 else torch.stack(parts).mean(), cells
 
 
-class _Running:
-    """Losses and gradient norms since the last report, kept on the device and not looked at."""
-
-    losses: list[Tensor]
-    norms: list[Tensor]
-    cells: int
-
-    def __init__(self, clip: float) -> None:
-        self.clip = clip
-        self._clear()
-
-    def _clear(self) -> None:
-        self.losses, self.norms, self.cells = [], [], 0
-
-    def add(self, loss: Tensor, norm: Tensor, cells: int) -> None:
-        """Keep one step's."""
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.cells += cells
-
-    def report(self) -> tuple[dict[str, float], int]:
-        """The means, how many steps at the end were bad, and a new start; only here the host waits for the device."""
-        loss, norm = torch.stack([torch.stack(self.losses).float(), torch.stack(self.norms).float()]).cpu()
-        good = loss.isfinite() & norm.isfinite()
-        bad = len(good) - int(good.nonzero().max()) - 1 if good.any() else len(good)
-        row = {
-            "loss": float(loss[good].mean()),
-            "gradient_norm": float(norm[good].mean()),
-            "clipped": float((norm[good] > self.clip).float().mean()),
-            "skipped": float(len(good) - int(good.sum())),
-            "cells": self.cells,
-        }
-        self._clear()
-        return row, bad
-
-
-def _reported(run: _Progress, running: _Running) -> dict[str, float]:
+def _reported(run: Progress, running: Running) -> dict[str, float]:
     """A row of the history; where nobody looked at single steps, this is where bad ones are found."""
     row, bad = running.report()
     rate = run.rates[0] * run.plan.factor(run.step - 1)
@@ -322,7 +165,7 @@ def _reported(run: _Progress, running: _Running) -> dict[str, float]:
 
 
 def _diverged(
-    run: _Progress, bad: int, step: int, running: _Running | None = None, row: dict[str, float] | None = None
+    run: Progress, bad: int, step: int, running: Running | None = None, row: dict[str, float] | None = None
 ) -> Diverged:
     """The error that ends a run, with a history whose last row tells of the bad steps."""
     if row is None:
@@ -335,21 +178,6 @@ def _diverged(
         "Nothing was kept. Try a lower rate, scflow.tl.train(..., lr=1e-4).",
         run.monitor.table(),
     )
-
-
-class _Best:
-    """The best weight average so far, and the weights themselves at that step: room is taken once and written over."""
-
-    def __init__(self, average: WeightAverage) -> None:
-        self.weights, self.raw = average.copy(), average.copy()
-        self.score, self.step, self.age = math.inf, 0, 0
-
-    def offer(self, score: float, step: int, average: WeightAverage) -> None:
-        self.age += 1
-        if score < self.score:
-            load(self.weights, average.average)
-            load(self.raw, average.source)
-            self.score, self.step, self.age = score, step, 0
 
 
 @contextmanager
@@ -371,7 +199,7 @@ def _validated(module: nn.Module, average: WeightAverage, validate: Callable[[],
         return validate()
 
 
-def _probed(run: _Progress, probe: Probe) -> dict[str, float]:
+def _probed(run: Progress, probe: Probe) -> dict[str, float]:
     """More columns of the history, by the averaged weights."""
     with _averaged(run.module, run.average):
         return probe.report(len(run.monitor.rows) + 1)
