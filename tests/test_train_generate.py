@@ -350,7 +350,11 @@ def test_the_batch_size_does_not_change_the_cells(batch_size: int, flow: Flow) -
 
 
 def test_more_cells_begin_with_the_same_ones(flow: Flow, two: Flow) -> None:
-    same(draw(flow, 100, condition="type_1"), draw(flow, 300, condition="type_1"), of=slice(100))
+    few, many = (draw(flow, n, condition="type_1", calibration="independent") for n in (100, 300))
+    same(few, many, of=slice(100))
+    balanced = draw(flow, 300, condition="type_1")[:100]
+    for slot in ("X_scflow", "X_scflow_noise"):
+        np.testing.assert_array_equal(balanced.obsm[slot], few.obsm[slot])
     rng = np.random.default_rng(0)
     wanted = pd.DataFrame({"cell_type": rng.choice(["type_0", "type_2"], 300), "dose": rng.normal(5, 1, 300)})
     same(draw(two, 100, condition=wanted[:100]), draw(two, 300, condition=wanted), of=slice(100))
