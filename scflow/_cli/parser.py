@@ -139,7 +139,12 @@ def _generate(commands: Any) -> None:
     add.several("--condition", what, metavar="COLUMN=VALUE", shown="as in the data")
     what = "above 1 sharpens towards the condition; or a weight for each, such as cell_type=2 batch=1"
     add.several("--guidance", what, default=1.0, metavar="W")
-    add("--solver", "euler, midpoint, heun, rk4, adams or dopri5", default="auto", metavar="NAME")
+    add(
+        "--solver",
+        "euler, midpoint, heun, rk4, adams, jump or dopri5",
+        default="auto",
+        metavar="NAME",
+    )
     add("--steps", "steps of the solver", type=_whole_or_auto, default="auto", metavar="N")
     add("--shift", "above 1 more of the steps are near the noise", type=_number, default=1.0, metavar="A")
     add("--path", "the path to draw along; the cells stay the same", metavar="NAME", shown="the flow's own")
