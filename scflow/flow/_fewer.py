@@ -23,7 +23,7 @@ from scflow.nn import Field
 from scflow.training import Optimisation, Run, Trained, fit_module, fit_pairs
 from scflow.training.batches import Cells, Coordinates, states_of
 from scflow.training.fit import spread_of
-from scflow.training.pairs import Coupled, dropped
+from scflow.training.pairs import Coupled, Pair, dropped
 
 __all__ = ["PIECES", "Fewer", "RealCells", "check_teacher", "coupled", "distilled", "reflowed"]
 
@@ -96,13 +96,15 @@ def coupled(flow: Flow, how: Fewer, real: RealCells | None, share: float, run: R
     """Pairs of the flow's own: drawn cells and, in a share, real ones."""
     teacher = teacher_of(flow, how.guidance)
     n_real = 0 if real is None else round(share * how.n)
-    ways = _drawn(flow, teacher, how.n - n_real, run)
-    data, noise, c = ways.states[:, -1], ways.states[:, 0], ways.condition
+    parts = []
+    if n_real < how.n:
+        ways = _drawn(flow, teacher, how.n - n_real, run)
+        parts.append(Pair(ways.states[:, -1], ways.states[:, 0], ways.condition))
     if real is not None and n_real:
-        states, found, own = _encoded(flow, teacher, real, n_real, run)
-        data, noise = torch.cat([data, states]), torch.cat([noise, found])
-        c = None if c is None or own is None else torch.cat([c, own])
-    return Coupled(data, noise, c)
+        parts.append(_encoded(flow, teacher, real, n_real, run))
+    conditions = [part.condition for part in parts if part.condition is not None]
+    data, noise = torch.cat([part.data for part in parts]), torch.cat([part.noise for part in parts])
+    return Coupled(data, noise, torch.cat(conditions) if conditions else None)
 
 
 def _drawn(flow: Flow, teacher: Teacher, n: int, run: Run, *, pieces: int = 1) -> Trajectories:
@@ -114,7 +116,7 @@ def _drawn(flow: Flow, teacher: Teacher, n: int, run: Run, *, pieces: int = 1) -
     return trajectories(flow, teacher, table, n, run, pieces=pieces)
 
 
-def _encoded(flow: Flow, teacher: Teacher, real: RealCells, n: int, run: Run) -> tuple[Tensor, Tensor, Tensor | None]:
+def _encoded(flow: Flow, teacher: Teacher, real: RealCells, n: int, run: Run) -> Pair:
     """Real cells' states, every cell about as often, the noise each comes from, and the condition it has there."""
     rng = run.generator(23)
     turns = -(-n // len(real.cells))
@@ -124,7 +126,7 @@ def _encoded(flow: Flow, teacher: Teacher, real: RealCells, n: int, run: Run) ->
         states = torch.cat([source.states(r, rng=rng) for r in torch.split(rows, 1024)])
     c = None if real.condition is None else real.condition[rows]
     told = dropped(c, rate=_UNCONDITIONAL, rng=rng)
-    return states, solved_back(teacher, states, told, run), told
+    return Pair(states, solved_back(teacher, states, told, run), told)
 
 
 def _next_field(flow: Flow, pairs: Coupled, run: Run) -> Preconditioned:

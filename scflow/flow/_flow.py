@@ -90,7 +90,7 @@ class Flow:
             return ""
         pairs = f"{p['pairs']:,} of its pairs" if p["made_by"] == "reflow" else f"{p['pairs']:,} of its trajectories"
         guided = "" if p["made_with_guidance"] == 1 else f", guidance {p['made_with_guidance']}"
-        return f"; {_MADE[p['made_by']]} from {pairs}{guided}, drawn in {p['draw_steps']} {p['draw_solver']} steps"
+        return f"; {_MADE[p['made_by']]} from {pairs}{guided}, {p['draw_solver']} x {p['draw_steps']}"
 
     @property
     def usual(self) -> Sampling:

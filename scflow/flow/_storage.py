@@ -78,7 +78,8 @@ def parts(content: Mapping[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = _parsed(content["config"])
     tensors: Arrays = dict(content["tensors"])
     try:
-        return _parts(config, tensors)
+        with torch.random.fork_rng(devices=[]):  # Networks draw weights before theirs are loaded.
+            return _parts(config, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise FileError(f"The flow's configuration and tensors do not fit together: {error}") from error
 

@@ -8,6 +8,7 @@ from scflow.tl.distill import distill
 from scflow.tl.generate import generate
 from scflow.tl.reflow import reflow
 from scflow.tl.score import score
+from scflow.tl.steps import steps
 from scflow.tl.train import train
 
-__all__ = ["diagnose", "distill", "generate", "reflow", "score", "train"]
+__all__ = ["diagnose", "distill", "generate", "reflow", "score", "steps", "train"]
