@@ -31,6 +31,8 @@ _Velocity = Preconditioned | FlowMap
 
 _UNCONDITIONAL = 0.1
 """The share of conditions that are dropped, as in training: what is drawn under none keeps guidance possible."""
+_PATIENCE = 1_000
+"""Looks: more than there are. What a teacher draws has no noise to overfit, and the learning rate is to come down."""
 PIECES = 8
 """How many a trajectory is cut into."""
 
@@ -88,7 +90,8 @@ def _reflowed_once(flow: Flow, how: Fewer, time: Time, real: RealCells | None, s
     flow = _on(flow, run.device)
     pairs = coupled(flow, how, real, share, run)
     field, path = _next_field(flow, pairs, run), paths.Linear()
-    trained = fit_pairs(field, pairs, FlowMatching(path, time), _split(how.n, run), steps=how.steps, lr=how.lr)
+    objective, mine = FlowMatching(path, time), _split(how.n, run)
+    trained = fit_pairs(field, pairs, objective, mine, steps=how.steps, lr=how.lr, patience=_PATIENCE)
     return _learnt(flow, field, trained, how, run)
 
 
@@ -171,7 +174,7 @@ def _fit_map(
     def validate() -> float:
         return float(Trajectory().losses(flow_map, teacher.velocity, held, rng=rng).mean())
 
-    return fit_module(flow_map, loss, validate, run, rng, steps=how.steps, lr=how.lr)
+    return fit_module(flow_map, loss, validate, run, rng, steps=how.steps, lr=how.lr, patience=_PATIENCE)
 
 
 def _pieces(ways: Trajectories, rows: Tensor, *, rng: torch.Generator) -> Piece:

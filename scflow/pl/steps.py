@@ -22,14 +22,16 @@ __all__ = ["steps"]
 _COLUMNS = ("flow", "solver", "shift", "evaluations", "metric", "value", "floor")
 _MARKERS = {"euler": "o", "midpoint": "s", "heun": "D", "rk4": "^", "adams": "v", "dopri5": "X", "jump": "*"}
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5d3a9b", "#7f7f7f")
+_SIGNED = ("mmd", "energy")
+"""Unbiased estimates of squares, which fall below zero by chance."""
 _TITLES = {
     "forest_auc_genes": "forest AUC, genes",
     "forest_auc_components": "forest AUC, components",
     "mmd": "MMD²",
     "wasserstein": "2-Wasserstein distance",
 }
-_LINEAR = 2.0
-"""So many times the floor (in absolute value) a signed metric is drawn to scale, and beyond it by its logarithm."""
+_FAR = 50.0
+"""So many floors (in absolute value) away, a metric is drawn by its logarithm: in a few steps it can be hundreds."""
 
 
 def steps(
@@ -134,11 +136,9 @@ def _scales(ax: Axes, rows: pd.DataFrame, metric: str, floor: float) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     values = rows["value"].to_numpy(dtype=np.float64)
-    if metric in ("mmd", "energy"):
-        ax.set_yscale("symlog", linthresh=max(_LINEAR * abs(floor), 1e-4), linscale=0.6)
+    if metric in _SIGNED and values.max() > _FAR * abs(floor):
+        ax.set_yscale("symlog", linthresh=max(2 * abs(floor), 1e-4), linscale=0.6)
         ax.set_ylim(bottom=min(floor, values.min()) - abs(floor))
-    elif values.min() > 0 and values.max() > 3 * values.min():
-        ax.set_yscale("log")
 
 
 def _legend(ax: Axes, rows: pd.DataFrame, styles: dict[Line, dict[str, Any]]) -> None:

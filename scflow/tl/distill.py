@@ -23,7 +23,7 @@ def distill(
     method: str | Distillation = "trajectory",
     n_trajectories: int | str = "auto",
     guidance: Guidance = 1.0,
-    steps: int = 3000,
+    steps: int = 2000,
     batch_size: int | str = "auto",
     lr: float | str = "auto",
     draw_steps: int = 1,

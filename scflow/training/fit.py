@@ -29,6 +29,7 @@ from scflow.training.settings import Optimisation
 __all__ = ["Run", "fit_counts", "fit_field", "fit_module", "fit_pairs", "spread_of"]
 
 _LOOKS = 40
+_PATIENCE = _LOOKS // 4
 _WIDE = 5.0
 """A coordinate of this standard deviation is not standardised, and its error is most of the loss."""
 
@@ -159,6 +160,7 @@ def fit_pairs(
     look: Look | None = None,
     look_columns: tuple[str, ...] = (),
     look_every: int = 1,
+    patience: int = _PATIENCE,
 ) -> Trained:
     """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
     rng, bins = run.generator(1), TimeBins(objective)
@@ -179,6 +181,7 @@ def fit_pairs(
         lr=lr,
         optimisation=optimisation,
         probe=Watching(bins, field, look, columns=look_columns, every=look_every),
+        patience=patience,
     )
 
 
@@ -193,16 +196,17 @@ def fit_module(
     lr: float,
     optimisation: Optimisation | None = None,
     probe: Watching | None = None,
+    patience: int = _PATIENCE,
 ) -> Trained:
     """Train a module, in place, by the loss of a batch's rows, and keep the average that is best by `validate`.
 
-    `rng` is what `loss` draws from; checkpoints keep it.
+    `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one the run ends.
     """
     settings = optimisation or Optimisation()
     plan = Plan(
         steps,
         every=max(1, min(500, steps // _LOOKS)),
-        patience=_LOOKS // 4,
+        patience=patience,
         clip=settings.clip,
         average=settings.law,
         schedule=settings.schedule,
