@@ -380,7 +380,8 @@ def test_noise_stays_that_of_the_teacher() -> None:
 
 
 def test_the_trajectory_loss_is_of_mean_velocities() -> None:
-    piece = Piece(torch.zeros(2, 2), torch.ones(2), torch.full((2, 2), 3.0), torch.full((2,), 0.25), None)
+    """From 1 at the noise to 3 at t = 1/4; the silent map goes to ``sqrt(5/8)`` instead, that of unit normal laws."""
+    piece = Piece(torch.ones(2, 2), torch.ones(2), torch.full((2, 2), 3.0), torch.full((2,), 0.25), None)
     flow_map = FlowMap(Silent(), torch.ones(1), torch.ones(1))
     losses = Trajectory().losses(flow_map, lambda x, t, c: x, piece, rng=torch.Generator())
-    torch.testing.assert_close(losses, torch.full((2,), 16.0))
+    torch.testing.assert_close(losses, torch.full((2,), ((3 - 0.625**0.5) / 0.75) ** 2))
