@@ -1,4 +1,4 @@
-"""`python -m scflow`: the demo, and the three verbs on files."""
+"""`python -m scflow`: the demo, and the verbs on files."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _runner(command: str) -> Callable[[argparse.Namespace], None]:
     """The function of a command; imported only now, so that a wrong command line costs nothing."""
     from scflow._cli import commands, demo
 
-    runners = {"demo": demo.demo, "train": commands.train, "generate": commands.generate, "score": commands.score}
-    return runners[command]
+    runner: Callable[[argparse.Namespace], None] = demo.demo if command == "demo" else getattr(commands, command)
+    return runner
 
 
 def _one_line(message: object) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "SD",
     "STANDARDIZED",
     "STATE",
+    "STEPS",
     "Slots",
     "slots",
 ]
@@ -41,6 +42,8 @@ class Slots:
         `.obs`: log-likelihood.
     score
         `.uns`: the table of scores.
+    steps
+        `.uns`: the table of scores by the number of evaluations.
     """
 
     flow: str
@@ -53,6 +56,7 @@ class Slots:
     noise: str
     log_prob: str
     score: str
+    steps: str
 
 
 def slots(key_added: str = "scflow") -> Slots:
@@ -76,6 +80,7 @@ def slots(key_added: str = "scflow") -> Slots:
         noise=f"X_{key_added}_noise",
         log_prob=f"{key_added}_log_prob",
         score=f"{key_added}_score",
+        steps=f"{key_added}_steps",
     )
 
 
@@ -90,3 +95,4 @@ STATE = slots().state
 NOISE = slots().noise
 LOG_PROB = slots().log_prob
 SCORE = slots().score
+STEPS = slots().steps

@@ -21,10 +21,18 @@ from scflow.__main__ import main
 from scflow._cli.parser import build_parser, for_verb
 from scflow._cli.tables import table_of, tables_of
 
-FILES = {"train": ["x.h5ad"], "generate": ["flow.safetensors"], "score": ["a.h5ad", "b.h5ad"]}
+FILES = {
+    "train": ["x.h5ad"],
+    "reflow": ["flow.safetensors"],
+    "distill": ["flow.safetensors"],
+    "generate": ["flow.safetensors"],
+    "score": ["a.h5ad", "b.h5ad"],
+}
 # What a command line cannot hold, and the positional data.
 NOT_OPTIONS = {
     "train": {"adata", "callbacks", "optimisation"},
+    "reflow": {"flow_or_adata"},
+    "distill": {"flow_or_adata"},
     "generate": {"flow_or_adata"},
     "score": {"real", "generated"},
 }
@@ -417,3 +425,29 @@ def test_tables_are_aligned_markdown_with_one_part_a_condition() -> None:
         "| ----------- | ----: | -------------: | ----: | ------: | ----: |",
         "| wasserstein | 11.26 | 11.00 to 12.00 | 10.00 |    9.00 |  1.13 |",
     ]
+
+
+# ---- one flow of another
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("reflow", ["--n-pairs", "100", "--guidance", "cell_type=2"]),
+        ("reflow", ["--n-pairs", "100", "--adata", "train.h5ad", "--share", "0.5"]),
+        ("distill", ["--n-trajectories", "100", "--draw-steps", "2"]),
+    ],
+    ids=["reflow", "reflow with real cells", "distill"],
+)
+def test_a_flow_is_made_of_another(
+    verb: str, options: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new.safetensors"
+    words = [str(folder / word) if word.endswith(".h5ad") else word for word in options]
+    argv = [verb, str(folder / "flow.safetensors"), *words, "--out", str(out), "--steps", "3", "--no-progress"]
+    assert main(argv) == 0
+    flow = scflow.Flow.load(out)
+    assert flow.provenance["made_by"] == verb
+    assert flow.provenance.get("real_pairs", 0) == (50 if "--adata" in options else 0)
+    assert repr(flow) in capsys.readouterr().out
+    assert main(argv) == 1, "it is not written over"

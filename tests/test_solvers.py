@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("small_flows")
 needs_torchdiffeq = pytest.mark.skipif(
     importlib.util.find_spec("torchdiffeq") is None, reason="torchdiffeq is not installed (scflow-tools[adaptive])"
 )
-FIXED = [kind() for kind in SOLVERS.values() if not kind.adaptive]
+FIXED = [kind() for kind in SOLVERS.values() if not (kind.adaptive or kind.jumps)]
 ADAPTIVE = pytest.param(solvers.Dopri5(), marks=needs_torchdiffeq)
 EVERY = pytest.mark.parametrize("solver", [*FIXED, ADAPTIVE], ids=lambda s: type(s).__name__)
 

@@ -12,6 +12,7 @@ from scflow._anndata._results import (
     read_preprocessing,
     write_flow,
     write_preprocessing,
+    write_table,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "read_preprocessing",
     "write_flow",
     "write_preprocessing",
+    "write_table",
 ]

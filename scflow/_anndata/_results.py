@@ -21,7 +21,15 @@ from scflow.errors import InputError, nearest
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Preprocessing", "new_cells", "read_flow", "read_preprocessing", "write_flow", "write_preprocessing"]
+__all__ = [
+    "Preprocessing",
+    "new_cells",
+    "read_flow",
+    "read_preprocessing",
+    "write_flow",
+    "write_preprocessing",
+    "write_table",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +65,12 @@ def write_flow(adata: AnnData, content: Mapping[str, Any], key: str = _keys.FLOW
     """
     with _writing():
         adata.uns[key] = _storable(content)
+
+
+def write_table(adata: AnnData, table: pd.DataFrame, key: str) -> None:
+    """Leave a copy of a table in `.uns[key]`."""
+    with _writing():
+        adata.uns[key] = table.copy()
 
 
 def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> dict[str, Any]:

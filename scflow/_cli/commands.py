@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scflow.flow import Flow
 
-__all__ = ["generate", "score", "train"]
+__all__ = ["distill", "generate", "reflow", "score", "train"]
 
 _CELLS = ".h5ad"
 _FLOW = ".safetensors"
@@ -35,8 +35,26 @@ def train(options: argparse.Namespace) -> None:
         write_cells(adata, target)
         _say_saved(target, f"{adata.n_obs:,} cells with the flow in .uns[{options.key_added!r}]")
     else:
-        flow.save(target, overwrite=options.overwrite)
-        _say_saved(target, repr(flow))
+        _save(flow, target, options)
+
+
+def reflow(options: argparse.Namespace) -> None:
+    """Read a flow, straighten it, and save the new one."""
+    source, target = check_input(options.flow, _FLOW, _CELLS), _flow_target(options)
+    cells = None if options.adata is None else check_input(options.adata, _CELLS)
+    given = for_verb(options) | {"guidance": _guidance(options.guidance)}
+    from scflow.tl import reflow as verb
+
+    _save(verb(_flow(source), adata=None if cells is None else read_cells(cells), **given), target, options)
+
+
+def distill(options: argparse.Namespace) -> None:
+    """Read a flow, distil it, and save the flow map."""
+    source, target = check_input(options.flow, _FLOW, _CELLS), _flow_target(options)
+    given = for_verb(options) | {"guidance": _guidance(options.guidance)}
+    from scflow.tl import distill as verb
+
+    _save(verb(_flow(source), **given), target, options)
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -70,6 +88,17 @@ def score(options: argparse.Namespace) -> None:
     print(tables_of(table))
     print()
     _say_saved(target, f"{len(table)} rows")
+
+
+def _flow_target(options: argparse.Namespace) -> Path:
+    """Where a flow goes."""
+    return check_output(options.out, _FLOW, overwrite=options.overwrite)
+
+
+def _save(flow: Flow, target: Path, options: argparse.Namespace) -> None:
+    """Save a flow, and say so."""
+    flow.save(target, overwrite=options.overwrite)
+    _say_saved(target, repr(flow))
 
 
 def _flow(path: Path) -> Flow | AnnData:

@@ -15,6 +15,8 @@ _OWN = frozenset({"adata", "command", "flow", "generated", "n_obs", "out", "over
 
 _FILES_FIRST = "Files come first, options after them: an option that takes several values takes all that follow."
 
+_CARRIED = "a .safetensors file, or an .h5ad file that carries its flow"
+
 _EXAMPLES = """\
 from counts to scores:
   scflow train train.h5ad --condition cell_type --out flow.safetensors
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scflow {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _train, _generate, _score):
+    for add in (_demo, _train, _reflow, _distill, _generate, _score):
         add(commands)
     return parser
 
@@ -129,17 +131,54 @@ def _train(commands: Any) -> None:
     add("--key-added", "the slot in .uns of an .h5ad output", default="scflow", metavar="NAME")
 
 
+def _reflow(commands: Any) -> None:
+    text = "Straighten a flow on pairs of its own, so that few steps draw its cells."
+    parser = _command(commands, "reflow", "FLOW ", text)
+    parser.add_argument("flow", metavar="FLOW", help=_CARRIED)
+    _output(parser, "reflowed.safetensors", "the new flow")
+    add = _Options(parser.add_argument_group("options of scflow.tl.reflow"))
+    add("--iterations", "rounds", type=_whole, default=1, metavar="N")
+    add("--n-pairs", "pairs a round", type=_whole_or_auto, default="auto", metavar="N")
+    _guidance(add)
+    add("--adata", "the training cells, to mix in real pairs", metavar="FILE.h5ad", shown="those of FLOW, if any")
+    _layer(add)
+    add("--share", "of real pairs", type=_number_or_auto, default="auto", metavar="SHARE")
+    add("--time", "the law of training times", default="u_shaped", metavar="NAME")
+    _training(add, steps=2000, draw_steps=4)
+
+
+def _distill(commands: Any) -> None:
+    text = "Distil a flow to a flow map, so that one step draws its cells."
+    parser = _command(commands, "distill", "FLOW ", text)
+    parser.add_argument("flow", metavar="FLOW", help=_CARRIED)
+    _output(parser, "distilled.safetensors", "the new flow")
+    add = _Options(parser.add_argument_group("options of scflow.tl.distill"))
+    add("--method", "the loss: trajectory or lagrangian", default="trajectory", metavar="NAME")
+    add("--n-trajectories", "how many to learn from", type=_whole_or_auto, default="auto", metavar="N")
+    _guidance(add)
+    _training(add, steps=2000, draw_steps=1)
+
+
+def _training(add: _Options, *, steps: int, draw_steps: int) -> None:
+    add("--steps", "training steps", type=_whole, default=steps, metavar="N")
+    add("--batch-size", "pairs a step", type=_whole_or_auto, default="auto", metavar="N")
+    add("--lr", "the highest learning rate", type=_number_or_auto, default="auto", metavar="RATE")
+    add("--draw-steps", "steps that cells will be drawn in", type=_whole, default=draw_steps, metavar="N")
+    _device(add)
+    _seed(add)
+    _progress(add)
+
+
 def _generate(commands: Any) -> None:
     parser = _command(commands, "generate", "FLOW ", "Draw new cells as integer counts.")
-    parser.add_argument("flow", metavar="FLOW", help="a .safetensors file, or an .h5ad file that carries its flow")
+    parser.add_argument("flow", metavar="FLOW", help=_CARRIED)
     _output(parser, "generated.h5ad", "the new cells")
     add = _Options(parser.add_argument_group("options of scflow.tl.generate"))
     add("--n-obs", "number of cells", type=_whole, metavar="N", shown="the rows of the CSV of conditions")
     what = "'cell_type=B' for all cells, one pair a column; or a CSV file with one row a cell"
     add.several("--condition", what, metavar="COLUMN=VALUE", shown="as in the data")
-    what = "above 1 sharpens towards the condition; or a weight for each, such as cell_type=2 batch=1"
-    add.several("--guidance", what, default=1.0, metavar="W")
-    add("--solver", "euler, midpoint, heun, rk4, adams or dopri5", default="auto", metavar="NAME")
+    _guidance(add)
+    add("--solver", "euler, midpoint, heun, rk4, adams, jump or dopri5", default="auto", metavar="NAME")
     add("--steps", "steps of the solver", type=_whole_or_auto, default="auto", metavar="N")
     add("--shift", "above 1 more of the steps are near the noise", type=_number, default=1.0, metavar="A")
     add("--path", "the path to draw along; the cells stay the same", metavar="NAME", shown="the flow's own")
@@ -171,6 +210,11 @@ def _output(parser: argparse.ArgumentParser, path: str, text: str) -> None:
     add = _Options(parser)
     add("--out", text, default=path, metavar="FILE")
     add("--overwrite", "replace an output that is there already", action="store_true", shown="refuse")
+
+
+def _guidance(add: _Options) -> None:
+    what = "above 1 sharpens towards the condition; or a weight for each, such as cell_type=2 batch=1"
+    add.several("--guidance", what, default=1.0, metavar="W")
 
 
 def _layer(add: _Options) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,29 @@ class Calibration(nn.Module):
                 data.append(count_steps(counts, groups == code))
         trust = torch.from_numpy(size[kept] / (size[kept] + shrinkage)).float()
         return cls(g, _codes(known[kept]), trust, _codes([n, *size[kept]]), _steps(model), _steps(data))
+
+    def refitted(
+        self, drawn: sparse.csr_matrix, drawn_groups: NDArray[np.int64], *, seed: int = 0, fewest: int = 20
+    ) -> Calibration:
+        """The same training cells, for a model that draws otherwise, such as in fewer steps.
+
+        From values the model drew ``[n_drawn, n_genes]`` and their cells' groups. The data's distributions and the
+        trust in each group stay; a group with less than `fewest` drawn cells is carried with the whole.
+        """
+        g, data = self.n_genes, _tables(self.data, self.n_genes)
+        steps = _steps([count_steps(drawn)]), _steps(data[:1])
+        whole = Calibration(g, _codes([]), torch.zeros(0), self.sizes[:1].clone(), *steps)
+        carried = whole.carry(drawn, rng=torch.Generator().manual_seed(seed))
+        member = [drawn_groups == int(code) for code in self.groups]
+        kept = [i for i, cells in enumerate(member) if cells.sum() >= fewest]
+        model = [count_steps(drawn), *(count_steps(carried, member[i]) for i in kept)]
+        data = [data[0], *(data[i + 1] for i in kept)]
+        sizes = self.sizes[[0, *(i + 1 for i in kept)]]
+        return Calibration(g, self.groups[kept].clone(), self.trust[kept].clone(), sizes, _steps(model), _steps(data))
+
+    def one_by_one(self) -> Calibration:
+        """The same tables for a law that deviates from the one they were made for, and is not to be balanced."""
+        return Calibration(self.n_genes, self.groups, self.trust, torch.zeros_like(self.sizes), self.model, self.data)
 
     def settings(self) -> dict[str, Any]:
         """Sizes: number of genes, of groups, and of the steps of both tables."""
@@ -240,3 +264,13 @@ def _steps(tables: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.f
         torch.from_numpy(np.concatenate([value for _, value, _ in tables])),
         torch.from_numpy(np.concatenate([cumulative for _, _, cumulative in tables])),
     )
+
+
+def _tables(steps: Steps, n_genes: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """The inverse of `_steps`: one table for every `n_genes` rows."""
+    start, value, cumulative = (t.numpy() for t in (steps.start, steps.value, steps.cumulative))
+    edges = start[::n_genes]
+    return [
+        (start[i * n_genes : (i + 1) * n_genes + 1] - first, value[first:last], cumulative[first:last])
+        for i, (first, last) in enumerate(pairwise(edges.tolist()))
+    ]

@@ -21,9 +21,12 @@ from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow import _storage
 from scflow.flow._sampling import Drawn, Sampling, draw
-from scflow.matching import Bare, Preconditioned, noises, paths
+from scflow.matching import Bare, FlowMap, Preconditioned, noises, paths
+from scflow.matching.names import SOLVERS
 
 __all__ = ["Flow"]
+
+_MADE = {"reflow": "reflowed", "distill": "distilled"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +36,7 @@ class Flow:
     Attributes
     ----------
     field
-        The velocity field, with the averaged weights.
+        The velocity field, with the averaged weights; or a flow map, whose diagonal is one.
     codec
         From counts to the field's space, and back.
     path, noise
@@ -58,7 +61,7 @@ class Flow:
         take as much room as the field; ``dataclasses.replace(flow, raw=None)`` leaves them out.
     """
 
-    field: Preconditioned | Bare
+    field: Preconditioned | Bare | FlowMap
     codec: Codec
     path: paths.Path
     noise: noises.Noise
@@ -77,8 +80,25 @@ class Flow:
         parameters = sum(w.numel() for w in self.field.parameters())
         return (
             f"Flow(space={self.codec.name!r}, {what}, {conditions}; "
-            f"{p.get('n_cells', '?')} cells, {p.get('steps', '?')} steps, {parameters:,} weights)"
+            f"{p.get('n_cells', '?')} cells, {p.get('steps', '?')} steps, {parameters:,} weights{self._made()})"
         )
+
+    def _made(self) -> str:
+        """What was made of another flow, and how."""
+        p = self.provenance
+        if "made_by" not in p:
+            return ""
+        pairs = f"{p['pairs']:,} of its pairs" if p["made_by"] == "reflow" else f"{p['pairs']:,} of its trajectories"
+        guided = "" if p["made_with_guidance"] == 1 else f", guidance {p['made_with_guidance']}"
+        return f"; {_MADE[p['made_by']]} from {pairs}{guided}, {p['draw_solver']} x {p['draw_steps']}"
+
+    @property
+    def usual(self) -> Sampling:
+        """How its cells are drawn unless one asks otherwise; few steps, where the flow was made for them."""
+        if "draw_solver" not in self.provenance:
+            return Sampling()
+        solver = SOLVERS[str(self.provenance["draw_solver"])]()
+        return Sampling(solver=solver, steps=int(self.provenance["draw_steps"]))
 
     def weighted(self, weights: str) -> Flow:
         """The flow with its averaged or its raw weights as the field.
@@ -111,7 +131,7 @@ class Flow:
         sampling
             Guidance, solver, steps, device and seed.
         """
-        sampling = sampling or Sampling()
+        sampling = sampling or self.usual
         rng = np.random.default_rng([sampling.seed, 1])
         table = (
             self.conditions.table(request, n, self.seen, rng) if len(self.conditions) or request is not None else None
@@ -151,6 +171,26 @@ class Flow:
             seed=sampling.seed,
         )
         return replace(self, calibration=calibration)
+
+    def recalibrated(self, *, n_drawn: int, sampling: Sampling | None = None) -> Flow:
+        """The same flow with its calibration made for how it is drawn: its solver, steps and guidance.
+
+        The training cells' distributions are those that the calibration has already; a flow without one stays as it is.
+
+        Parameters
+        ----------
+        n_drawn
+            How many cells the flow draws to learn its own distribution.
+        sampling
+            How cells will be drawn.
+        """
+        if self.calibration is None:
+            return self
+        sampling = replace(sampling or self.usual, ranks=True)
+        drawn = self.draw(n_drawn, sampling=sampling)
+        assert drawn.counts is not None
+        groups = group_codes(drawn.condition, self.conditions.cardinalities, n_drawn).numpy()
+        return replace(self, calibration=self.calibration.refitted(drawn.counts, groups, seed=sampling.seed))
 
     def to_content(self) -> dict[str, Any]:
         """Everything as ``{"config": JSON, "tensors": {name: array}}``, which an AnnData or a file can keep."""

@@ -24,12 +24,20 @@ from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
 from scflow.flow._watching import Watch, watcher
 from scflow.matching import FlowMatching, Preconditioned, couplings, noises
-from scflow.training import Optimisation, Run, fit_counts, fit_field
+from scflow.training import Optimisation, Run, Trained, fit_counts, fit_field
 from scflow.training.batches import Cells, Coordinates, states_of
 from scflow.training.fit import seeded
 from scflow.training.probes import linear_loss
 
-__all__ = ["Recipe", "default_lr", "default_steps", "learn", "learn_embedding"]
+__all__ = [
+    "Recipe",
+    "default_lr",
+    "default_steps",
+    "drawn_to_calibrate",
+    "facts_of",
+    "learn",
+    "learn_embedding",
+]
 
 _DRAWN = 10_000
 _WIDEST = 8_000_000
@@ -90,6 +98,24 @@ def default_lr(dim: int) -> float:
     return 1e-3 if dim <= 512 else 5e-4
 
 
+def drawn_to_calibrate(dim: int) -> int:
+    """How many cells a flow of `dim` coordinates draws to be calibrated."""
+    return min(_DRAWN, max(_WIDEST // dim, 1000))
+
+
+def facts_of(trained: Trained, run: Run, settings: Optimisation, lr: float) -> dict[str, Any]:
+    """What the provenance says of a field's training."""
+    return {
+        "best_step": trained.best_step,
+        "interrupted": trained.interrupted,
+        "batch_size": run.batch_size * settings.accumulate,
+        "lr": lr,
+        "clip": settings.clip,
+        "average": type(settings.law).__name__.lower(),
+        "precision": run.precision,
+    }
+
+
 def learn(
     counts: sparse.csr_matrix,
     statistics: GeneStatistics,
@@ -116,7 +142,7 @@ def learn(
     flow = _described(flow, genes, provenance, recipe)
     if not recipe.calibrate:
         return flow
-    n_drawn = min(_DRAWN, max(_WIDEST // codec.dim, 1000))
+    n_drawn = drawn_to_calibrate(codec.dim)
     sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
     try:
         return flow.calibrated(counts, condition, n_drawn=n_drawn, sampling=sampling)
@@ -267,16 +293,7 @@ def _flow(
         look_columns=() if watch is None else watch.columns,
         look_every=1 if watch is None else watch.every,
     )
-    settings = recipe.optimisation
-    facts = {
-        "best_step": trained.best_step,
-        "interrupted": trained.interrupted,
-        "batch_size": run.batch_size * settings.accumulate,
-        "lr": lr,
-        "clip": settings.clip,
-        "average": type(settings.law).__name__.lower(),
-        "precision": run.precision,
-    }
+    facts = facts_of(trained, run, recipe.optimisation, lr)
     if isinstance(velocity, Preconditioned) and isinstance(recipe.objective.coupling, couplings.Independent):
         # Of data and noise that are paired otherwise, even a field that has learnt nothing stays below it.
         facts["linear_loss"] = linear_loss(velocity, recipe.objective)

@@ -13,15 +13,16 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs.calibration import group_codes
+from scflow.errors import InputError
 from scflow.flow._balance import Balance
-from scflow.matching import Rerouted, paths, solvers
+from scflow.matching import FlowMap, Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
 from scflow.matching.objective import Velocity
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["TILE", "Drawn", "Sampling", "draw"]
+__all__ = ["TILE", "Drawn", "Sampling", "along", "draw"]
 
 TILE = 256
 """Cells whose random numbers come from one generator. On a CPU a tile is also computed as one, always whole, so that
@@ -102,6 +103,7 @@ def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Dr
     """Draw cells, one for each row of `condition`, a batch at a time."""
     from tqdm.auto import tqdm
 
+    _check_jumps(flow, sampling)
     device = sampling.device
     modules = [flow.field, flow.codec, *([flow.calibration] if flow.calibration is not None else [])]
     for module in modules:
@@ -149,13 +151,13 @@ def _batch(
     each = zip(numbers, conditions, strict=True)
     noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=_generator(sampling, i, 0)) for i, k in each])
     guided = sampling.guided.around(flow.field, flow.conditions.names)
-    field, begin, scale = _along(guided, flow.path, sampling.path)
+    field, begin, scale = along(guided, flow.path, sampling.path)
     calls = 0
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        return field(x, t.expand(len(x)), c)
+        return field(x, t.expand(len(x), *t.shape), c)
 
     times = solvers.grid(sampling.steps, start=begin, shift=sampling.shift).to(device)
     state = sampling.solver.integrate(velocity, noise * scale, times)
@@ -167,7 +169,28 @@ def _batch(
     return x.astype(np.int32), state[:kept].cpu().numpy(), start, calls
 
 
-def _along(field: Velocity, own: paths.Path, path: paths.Affine | None) -> tuple[Velocity, float, float]:
+def _check_jumps(flow: Flow, sampling: Sampling) -> None:
+    """Raise where whole steps are asked of a flow that knows no map, or of a map that cannot take them so."""
+    if not sampling.solver.jumps:
+        return
+    if not isinstance(flow.field, FlowMap):
+        raise InputError(
+            "solver='jump' takes the steps of a flow map, and this flow has a velocity alone. Distil it first: "
+            "scflow.tl.distill(flow), or use solver='midpoint'."
+        )
+    scale = sampling.guided.weights(flow.conditions.names)
+    if any(w != 1 for w in (scale if isinstance(scale, tuple) else (scale,))):
+        raise InputError(
+            f"guidance={scale} cannot be had from solver='jump': guidance acts on velocities, and a jump has none. "
+            "Distil with it, scflow.tl.distill(teacher, guidance=2.0), or use solver='midpoint'."
+        )
+    if sampling.path is not None and sampling.path != flow.path:
+        raise InputError(
+            f"solver='jump' goes along the path that its map was made for, {type(flow.path).__name__}. Leave path=None."
+        )
+
+
+def along(field: Velocity, own: paths.Path, path: paths.Affine | None) -> tuple[Velocity, float, float]:
     """The field along the path that was asked for, the time to start from, and the scale of the noise there."""
     if path is None or path == own:
         return field, own.end, 1.0

@@ -18,7 +18,7 @@ from scflow import _file, codecs, nn
 from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
-from scflow.matching import Preconditioned, noises, paths
+from scflow.matching import FlowMap, Preconditioned, noises, paths
 from scflow.matching.names import NOISES, PATHS, named
 from scflow.training.history import COLUMNS
 
@@ -52,7 +52,7 @@ def to_content(flow: Flow) -> dict[str, Any]:
         "scflow": __version__,
         "time": "t=0 is data, t=1 is noise",
         "codec": {"name": flow.codec.name, "settings": flow.codec.settings()},
-        "field": {"name": names[0], "settings": network.settings},
+        "field": {"name": names[0], "settings": network.settings, "map": isinstance(flow.field, FlowMap)},
         "path": _path_config(flow.path),
         "noise": _noise_config(flow.noise),
         "conditions": flow.conditions.to_json(),
@@ -78,7 +78,8 @@ def parts(content: Mapping[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = _parsed(content["config"])
     tensors: Arrays = dict(content["tensors"])
     try:
-        return _parts(config, tensors)
+        with torch.random.fork_rng(devices=[]):  # Networks draw weights before theirs are loaded.
+            return _parts(config, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise FileError(f"The flow's configuration and tensors do not fit together: {error}") from error
 
@@ -93,7 +94,12 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
     state = _chosen("field", tensors)
     unit = torch.ones(codec.dim)
     network = nn.FIELDS[config["field"]["name"]](**config["field"]["settings"])
-    field = Preconditioned(network, path, unit, unit)
+    field: Preconditioned | FlowMap
+    if config["field"].get("map", False):  # Flows of 0.1.0 are no maps, and do not say so.
+        network.take_two_times()
+        field = FlowMap(network, unit, unit)
+    else:
+        field = Preconditioned(network, path, unit, unit)
     field.load_state_dict(state)
     calibration = None
     if config["calibration"] is not None:

@@ -1,16 +1,19 @@
 """The mathematics of flow matching, on tensors of any trailing shape."""
 
-from scflow.matching import couplings, guidance, noises, paths, solvers, times, weights
+from scflow.matching import couplings, distillation, guidance, noises, paths, solvers, times, weights
+from scflow.matching.maps import FlowMap
 from scflow.matching.objective import FlowMatching
 from scflow.matching.preconditioning import Bare, Preconditioned, preconditioned
 from scflow.matching.rerouting import Rerouted
 
 __all__ = [
     "Bare",
+    "FlowMap",
     "FlowMatching",
     "Preconditioned",
     "Rerouted",
     "couplings",
+    "distillation",
     "guidance",
     "noises",
     "paths",

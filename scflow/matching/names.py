@@ -7,9 +7,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from scflow.errors import InputError, nearest
-from scflow.matching import couplings, noises, paths, solvers, times, weights
+from scflow.matching import couplings, distillation, noises, paths, solvers, times, weights
 
-__all__ = ["COUPLINGS", "NOISES", "PATHS", "SOLVERS", "TIMES", "WEIGHTS", "chosen", "named"]
+__all__ = ["COUPLINGS", "DISTILLATIONS", "NOISES", "PATHS", "SOLVERS", "TIMES", "WEIGHTS", "chosen", "named"]
 
 T = TypeVar("T")
 
@@ -43,12 +43,17 @@ NOISES: dict[str, type[noises.Noise]] = {
     "dropout": noises.Dropout,
     "dropout_by_condition": noises.DropoutByCondition,
 }
+DISTILLATIONS: dict[str, type[distillation.Distillation]] = {
+    "lagrangian": distillation.Lagrangian,
+    "trajectory": distillation.Trajectory,
+}
 SOLVERS: dict[str, type[solvers.Solver]] = {
     "euler": solvers.Euler,
     "midpoint": solvers.Midpoint,
     "heun": solvers.Heun,
     "rk4": solvers.RK4,
     "adams": solvers.Adams,
+    "jump": solvers.Jump,
     "dopri5": solvers.Dopri5,
 }
 

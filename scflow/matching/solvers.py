@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scflow.errors import InputError
 
-__all__ = ["RK4", "Adams", "Dopri5", "Euler", "Heun", "Midpoint", "Solver", "grid"]
+__all__ = ["RK4", "Adams", "Dopri5", "Euler", "Heun", "Jump", "Midpoint", "Solver", "grid"]
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -52,11 +52,14 @@ class Solver(ABC):
         How often it evaluates the velocity in a step; 0 where that is not known beforehand.
     adaptive
         Whether it chooses its own steps. What it then does for one state depends on the others of its batch.
+    jumps
+        Whether it asks for the mean velocity of a whole step, which only the field of a flow map knows.
     """
 
     order: ClassVar[int]
     evaluations: ClassVar[int]
     adaptive: ClassVar[bool] = False
+    jumps: ClassVar[bool] = False
 
     @abstractmethod
     def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
@@ -151,6 +154,24 @@ class Adams(Solver):
             here = velocity(x, t)
             foretold = here if before is None else here + h / (2 * before[1]) * (here - before[0])
             x, before = x + h * foretold, (here, h)
+        return x
+
+
+@dataclass(frozen=True)
+class Jump(Solver):
+    """The steps of a flow map (:class:`scflow.matching.FlowMap`), one evaluation each, exact where the map is.
+
+    The velocity is called with both times of a step, ``velocity(x, [from, to])``, and gives the mean of the way.
+    """
+
+    order = 1
+    evaluations = 1
+    jumps = True
+
+    def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+        """Follow the mean velocity of each step."""
+        for both in times.unfold(0, 2, 1):
+            x = x + (both[1] - both[0]) * velocity(x, both)
         return x
 
 

@@ -11,6 +11,7 @@ from scflow.metrics.protocol import Row, judge
 from scflow.metrics.space import Space, library_sizes, log_normalised
 from scflow.metrics.transport import wasserstein
 from scflow.metrics.trivial import poisson_cells
+from scflow.metrics.yardstick import Yardstick
 
 __all__ = [
     "DEFAULT",
@@ -20,6 +21,7 @@ __all__ = [
     "Profile",
     "Row",
     "Space",
+    "Yardstick",
     "auc",
     "energy_distance",
     "gene_correlation",

@@ -23,16 +23,23 @@ def sinusoids(t: Tensor, width: int, *, scale: float = 1000.0, period: float = 1
 
 
 class TimeEmbedding(nn.Module):
-    """A time as a vector: sinusoids and a two-layer network."""
+    """A time as a vector: sinusoids of `scale` times it, and a two-layer network."""
 
-    def __init__(self, width: int, *, frequencies: int = 128) -> None:
+    def __init__(self, width: int, *, frequencies: int = 128, scale: float = 1000.0) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.scale, self.width = frequencies, scale, width
         self.layers = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def start_at_zero(self) -> None:
+        """Embed every time as zero, to begin with."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, t: Tensor) -> Tensor:
         """``[n]`` to ``[n, width]``."""
-        out: Tensor = self.layers(sinusoids(t, self.frequencies))
+        out: Tensor = self.layers(sinusoids(t, self.frequencies, scale=self.scale))
         return out
 
 

@@ -13,6 +13,8 @@ from scflow.nn.embeddings import ConditionEmbedding, TimeEmbedding
 
 __all__ = ["Field", "zeroed"]
 
+_MAP_SCALE = 10.0
+
 
 class Field(nn.Module, ABC):
     """A network ``field(x, t, condition) -> velocity`` that feels time and conditions through one vector.
@@ -31,15 +33,33 @@ class Field(nn.Module, ABC):
         super().__init__()
         self.settings = {**settings, "cardinalities": list(cardinalities)}
         self.time = TimeEmbedding(context)
+        self.length: TimeEmbedding | None = None
         self.condition = ConditionEmbedding(cardinalities, context) if cardinalities else None
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """States ``[n, ...]``, times ``[n]``, conditions ``[n, k]`` (NaN is none) to velocities ``[n, ...]``."""
 
+    def take_two_times(self) -> None:
+        """From now on read times ``[n, 2]``, from which and to which, as the field of a flow map has to.
+
+        The length of the way from the one to the other gets an embedding of its own, of scale 10: some losses of maps
+        differentiate in it, and the derivative of the usual one is a hundred times as large. It starts at zero, so that
+        the field says for every length what it said for the first time alone.
+        """
+        self.length = TimeEmbedding(self.time.width, scale=_MAP_SCALE)
+        self.length.start_at_zero()
+
     def context(self, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Times ``[n]`` and conditions ``[n, k]`` as one vector a cell; no conditions at all is none of each."""
-        context: Tensor = self.time(t)
+        """Times ``[n]`` and conditions ``[n, k]`` as one vector a cell; no conditions at all is none of each.
+
+        Where the field takes two times, ``[n, 2]``, the second counts by its distance from the first.
+        """
+        if self.length is None:
+            context: Tensor = self.time(t)
+        else:
+            t, until = t.unbind(1)
+            context = self.time(t) + self.length(t - until)
         if self.condition is not None:
             if condition is None:
                 condition = t.new_full((len(t), len(self.condition.cardinalities)), float("nan"))

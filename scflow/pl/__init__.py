@@ -7,6 +7,7 @@ from __future__ import annotations
 from scflow.pl.genes import genes
 from scflow.pl.history import history
 from scflow.pl.score import score
+from scflow.pl.steps import steps
 from scflow.pl.umap import umap
 
-__all__ = ["genes", "history", "score", "umap"]
+__all__ = ["genes", "history", "score", "steps", "umap"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 # Not lazy: a function shares its file's name, and whoever imported the file first would find the module in its place.
 from scflow.tl.diagnose import diagnose
+from scflow.tl.distill import distill
 from scflow.tl.generate import generate
+from scflow.tl.reflow import reflow
 from scflow.tl.score import score
+from scflow.tl.steps import steps
 from scflow.tl.train import train
 
-__all__ = ["diagnose", "generate", "score", "train"]
+__all__ = ["diagnose", "distill", "generate", "reflow", "score", "steps", "train"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_STEPS = {"euler": 50, "midpoint": 12, "heun": 12, "rk4": 6, "adams": 24}
+_STEPS = {"euler": 50, "midpoint": 12, "heun": 12, "rk4": 6, "adams": 24, "jump": 1}
 
 
 def generate(
@@ -64,10 +64,11 @@ def generate(
     solver
         ``"euler"``, ``"midpoint"``, ``"heun"``, ``"rk4"``, ``"adams"`` (second order, one evaluation a step) or
         ``"dopri5"`` (chooses its own steps; needs ``pip install "scflow-tools[adaptive]"``), or a solver of
-        :mod:`scflow.matching.solvers`; ``"auto"`` is the midpoint rule.
+        :mod:`scflow.matching.solvers`; or ``"jump"``, the steps of a flow map (:func:`scflow.tl.distill`). ``"auto"``
+        is what the flow was made for: the midpoint rule, Euler's method after :func:`scflow.tl.reflow`, jumps of a map.
     steps
         Steps of the solver from noise to data; ``"auto"`` takes 24 evaluations of the field: 12 steps of two, 6 of RK4,
-        24 of Adams; and 50 of Euler.
+        24 of Adams; and 50 of Euler. A flow that was made for few steps is drawn in those.
     shift
         Above 1 more of the steps are near the noise, below 1 near the data: see :func:`scflow.matching.solvers.grid`.
     path
@@ -118,13 +119,13 @@ def generate(
     if not isinstance(flow, Flow):
         flow = Flow.from_content(_anndata.read_flow(flow_or_adata, key_added))
     n = whole(n_obs, "n_obs")
-    method = solvers.Midpoint() if solver == "auto" else chosen(solver, SOLVERS, solvers.Solver, "solver")
+    method = flow.usual.solver if solver == "auto" else chosen(solver, SOLVERS, solvers.Solver, "solver")
     guided = guidance if isinstance(guidance, guiding.Guidance) else guiding.Guidance(guidance)
     scales = guided.weights(flow.conditions.names)
     sampling = Sampling(
         guidance=guided,
         solver=method,
-        steps=_steps(method, steps, shift),
+        steps=_steps(flow, method, steps, shift),
         shift=positive(shift, "shift"),
         path=None if path is None else chosen(path, PATHS, paths.Affine, "path"),
         batch_size=4096 if batch_size == "auto" else whole(batch_size, "batch_size"),
@@ -158,8 +159,10 @@ def generate(
     )
 
 
-def _steps(method: solvers.Solver, steps: int | str, shift: float) -> int:
+def _steps(flow: Flow, method: solvers.Solver, steps: int | str, shift: float) -> int:
     """The number of steps; a solver that chooses its own takes none, and no shift."""
+    if steps == "auto" and type(method) is type(flow.usual.solver):
+        return flow.usual.steps
     if method.adaptive and (steps != "auto" or shift != 1):
         raise InputError(
             f"solver={type(method).__name__.lower()!r} chooses its own steps: steps={steps!r} and shift={shift!r} mean "

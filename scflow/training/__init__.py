@@ -2,7 +2,7 @@
 
 from scflow.training import averages
 from scflow.training.checkpoints import Checkpoints
-from scflow.training.fit import Run, fit_counts, fit_field
+from scflow.training.fit import Run, fit_counts, fit_field, fit_module, fit_pairs
 from scflow.training.loop import Trained, train
 from scflow.training.progress import Plan
 from scflow.training.settings import Checkpoint, Optimisation
@@ -17,5 +17,7 @@ __all__ = [
     "averages",
     "fit_counts",
     "fit_field",
+    "fit_module",
+    "fit_pairs",
     "train",
 ]

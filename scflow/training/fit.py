@@ -22,13 +22,15 @@ from scflow.training.checkpoints import Checkpoints, Keeper
 from scflow.training.history import Callback, Monitor
 from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
+from scflow.training.pairs import Fresh, Pairs
 from scflow.training.probes import Look, TimeBins, Watching
 from scflow.training.progress import Plan, Scaler
 from scflow.training.settings import Optimisation
 
-__all__ = ["Run", "dropped", "fit_counts", "fit_field", "spread_of"]
+__all__ = ["Run", "fit_counts", "fit_field", "fit_module", "fit_pairs", "spread_of"]
 
 _LOOKS = 40
+_PATIENCE = _LOOKS // 4
 _WIDE = 5.0
 """A coordinate of this standard deviation is not standardised, and its error is most of the loss."""
 
@@ -96,17 +98,6 @@ def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
         return build()
 
 
-def dropped(condition: Tensor | None, *, rate: float, rng: torch.Generator) -> Tensor | None:
-    """Conditions with "none" in the place of some: all of a cell's at once, and now and then one of several."""
-    if condition is None:
-        return None
-    n, k = condition.shape
-    gone = torch.rand(n, 1, generator=rng, device=rng.device) < rate
-    if k > 1:
-        gone = gone | (torch.rand(n, k, generator=rng, device=rng.device) < rate / 2)
-    return torch.where(gone, torch.nan, condition)
-
-
 def spread_of(states: Tensor) -> Tensor:
     """The data's standard deviation, by which a field is preconditioned: of each coordinate of states ``[n, dim]``.
 
@@ -140,42 +131,97 @@ def fit_field(
     `look` is called with the field at every `look_every`-th look at the validation cells, and its values are kept in
     the history as `look_columns`.
     """
-    rng, settings = run.generator(1), optimisation or Optimisation()
     first = states.states(run.train[:1024], rng=run.generator(2))
     spread, shape = spread_of(first), first.shape[1:]
     _warn_of_scale(spread)
-    dim = shape.numel()
-    field = preconditioned(network, objective.path, spread, noise.sd(dim).reshape(shape)).to(run.device)
-    bins = TimeBins(objective)
+    field = preconditioned(network, objective.path, spread, noise.sd(shape.numel()).reshape(shape)).to(run.device)
+    return field, fit_pairs(
+        field,
+        Fresh(states, condition, noise, condition_dropout),
+        objective,
+        run,
+        steps=steps,
+        lr=lr,
+        optimisation=optimisation,
+        look=look,
+        look_columns=look_columns,
+        look_every=look_every,
+    )
+
+
+def fit_pairs(
+    field: nn.Module,
+    pairs: Pairs,
+    objective: FlowMatching,
+    run: Run,
+    *,
+    steps: int,
+    lr: float,
+    optimisation: Optimisation | None = None,
+    look: Look | None = None,
+    look_columns: tuple[str, ...] = (),
+    look_every: int = 1,
+    patience: int = _PATIENCE,
+) -> Trained:
+    """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
+    rng, bins = run.generator(1), TimeBins(objective)
 
     def loss(rows: Tensor) -> Tensor:
-        x0 = states.states(rows, rng=rng)
-        own = None if condition is None else condition[rows]
-        x1, c = _noise_and_condition(noise, own, len(rows), dim, rate=condition_dropout, rng=rng)
-        x1 = x1.reshape(x0.shape)
+        x0, x1, c = pairs.draw(rows, rng=rng)
         losses, t = objective.terms(field, x0, x1, c, rng=rng)
         bins.add(t, losses)
         return losses.mean()
 
-    validate = _fixed_validation(field, states, condition, noise, objective, run)
+    return fit_module(
+        field,
+        loss,
+        _fixed_validation(field, pairs, objective, run),
+        run,
+        rng,
+        steps=steps,
+        lr=lr,
+        optimisation=optimisation,
+        probe=Watching(bins, field, look, columns=look_columns, every=look_every),
+        patience=patience,
+    )
+
+
+def fit_module(
+    module: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    validate: Callable[[], float],
+    run: Run,
+    rng: torch.Generator,
+    *,
+    steps: int,
+    lr: float,
+    optimisation: Optimisation | None = None,
+    probe: Watching | None = None,
+    patience: int = _PATIENCE,
+) -> Trained:
+    """Train a module, in place, by the loss of a batch's rows, and keep the average that is best by `validate`.
+
+    `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one the run ends.
+    """
+    settings = optimisation or Optimisation()
     plan = Plan(
         steps,
         every=max(1, min(500, steps // _LOOKS)),
-        patience=_LOOKS // 4,
+        patience=patience,
         clip=settings.clip,
         average=settings.law,
         schedule=settings.schedule,
         warmup=settings.warmup,
         accumulate=settings.accumulate,
     )
-    probe = Watching(bins, field, look, columns=look_columns, every=look_every)
-    monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks, columns=probe.columns)
+    columns = () if probe is None else probe.columns
+    monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks, columns=columns)
     batches = Order(run.train, run.batch_size, run.generator(3))
-    optimizer = adamw(field, lr=lr, weight_decay=settings.weight_decay)
+    optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
     with run.globals(8) as shared:
         keeper = run.keeper("flow", batches, [rng, *shared])
-        return field, train(
-            field,
+        return train(
+            module,
             loss,
             batches,
             validate,
@@ -200,40 +246,22 @@ def _warn_of_scale(spread: Tensor) -> None:
         )
 
 
-def _noise_and_condition(
-    noise: noises.Noise, condition: Tensor | None, n: int, dim: int, *, rate: float, rng: torch.Generator
-) -> tuple[Tensor, Tensor | None]:
-    """Noise for a batch, and what the field is told of its conditions.
-
-    A noise by condition knows what the field is told and no more: "none" has a noise of its own, from which cells
-    without a condition are drawn. (All others come first, so that a seed gives the flow that it always gave.)
-    """
-    if not noise.by_condition:
-        return noise.sample(n, dim, rng=rng), dropped(condition, rate=rate, rng=rng)
-    told = dropped(condition, rate=rate, rng=rng)
-    return noise.sample_given(told, n, dim, rng=rng), told
-
-
 def _fixed_validation(
     field: nn.Module,
-    states: States,
-    condition: Tensor | None,
-    noise: noises.Noise,
+    pairs: Pairs,
     objective: FlowMatching,
     run: Run,
     *,
-    pairs: int = 2048,
+    most: int = 2048,
 ) -> Callable[[], float]:
     """The loss of the validation cells at times and noises that stay the same, so that looks can be compared.
 
     They are paired as in training, in batches of as many cells: another coupling has another best field.
     """
     rng = run.generator(4)
-    times = max(1, pairs // len(run.validation))
-    rows = run.validation[:pairs].repeat(times)
-    x0 = states.states(rows, rng=rng)
-    c = None if condition is None else condition[rows]
-    x1 = noise.sample_given(c, len(rows), x0[0].numel(), rng=rng).reshape(x0.shape)
+    times = max(1, most // len(run.validation))
+    rows = run.validation[:most].repeat(times)
+    x0, x1, c = pairs.fixed(rows, rng=rng)
     x1 = torch.cat([objective.paired(*batch, rng=rng) for batch in _batches(x0, x1, c, size=run.batch_size)])
     t = objective.draw_times(len(rows), rng=rng)
 
