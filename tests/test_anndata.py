@@ -722,6 +722,7 @@ def test_slots_follow_key_added() -> None:
         "noise": "X_b_noise",
         "log_prob": "b_log_prob",
         "score": "b_score",
+        "steps": "b_steps",
     }
     assert (_keys.MEAN, _keys.STATE, _keys.NOISE, _keys.PP) == (
         "scflow_mean",
