@@ -17,7 +17,7 @@ from scflow.matching.couplings import groups_of
 from scflow.matching.objective import Velocity
 from scflow.metrics.kernels import energy_distance
 from scflow.training import Run, Trained, fit_field
-from scflow.training.fit import seeded
+from scflow.training.run import seeded
 
 Fields = dict[str, tuple[Velocity, Trained]]
 

@@ -19,8 +19,8 @@ from scflow.errors import Diverged, InputError
 from scflow.flow import Flow, Watch
 from scflow.matching import FlowMatching, Preconditioned, noises, paths
 from scflow.training import Optimisation, Run, fit_field
-from scflow.training.fit import seeded
 from scflow.training.probes import linear_loss
+from scflow.training.run import seeded
 
 pytestmark = pytest.mark.usefixtures("small_flows")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from scflow import nn
 from scflow.matching import FlowMatching, noises, solvers
 from scflow.training import Run, fit_field
-from scflow.training.fit import seeded, spread_of
+from scflow.training.fit import spread_of
+from scflow.training.run import seeded
 
 
 class Pictures:

@@ -18,8 +18,7 @@ import scflow
 from scflow.errors import InputError
 from scflow.flow import Flow
 from scflow.matching import noises
-from scflow.training import fit
-from scflow.training.fit import dropped
+from scflow.training.pairs import Fresh, dropped
 
 pytestmark = pytest.mark.usefixtures("small_flows")
 
@@ -209,11 +208,22 @@ def test_cells_start_from_the_noise_of_their_condition(by_condition: Flow) -> No
     np.testing.assert_array_equal(start(300, "type_1")[:20], start(20, "type_1"))
 
 
+class Nowhere:
+    """Cells that are all at zero; nothing is random."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+        return torch.zeros(len(rows), self.dim)
+
+
 def test_a_noise_by_condition_is_told_what_the_field_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the condition is dropped, the noise is that of no condition."""
     rates = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     noise = noises.DropoutByCondition(torch.full((2,), 1.0), torch.tensor([[0.0], [1.0]]), rates, jitter=1e-3)
-    x1, told = fit._noise_and_condition(noise, torch.zeros(4000, 1), 4000, 2, rate=0.5, rng=generator())
+    pairs = Fresh(Nowhere(2), torch.zeros(4000, 1), noise, 0.5)
+    _, x1, told = pairs.draw(torch.arange(4000), rng=generator())
     assert told is not None
     gone = told[:, 0].isnan()
     assert 0.4 < gone.float().mean() < 0.6
@@ -223,7 +233,8 @@ def test_a_noise_by_condition_is_told_what_the_field_is_told(monkeypatch: pytest
 
 def test_other_noises_are_drawn_in_the_order_they_always_were() -> None:
     condition = torch.zeros(50, 2)
-    x1, told = fit._noise_and_condition(noises.Gaussian(), condition, 50, 3, rate=0.3, rng=generator())
+    pairs = Fresh(Nowhere(3), condition, noises.Gaussian(), 0.3)
+    _, x1, told = pairs.draw(torch.arange(50), rng=generator())
     rng = generator()
     assert torch.equal(x1, noises.Gaussian().sample(50, 3, rng=rng))
     expected = dropped(condition, rate=0.3, rng=rng)

@@ -22,9 +22,10 @@ from scflow.matching import FlowMatching, noises
 from scflow.training import Plan, Run, Trained, fit_field, train
 from scflow.training.averages import Constant, Ramp
 from scflow.training.batches import Cells, Coordinates, Encoded, Order, Summarized, states_of
-from scflow.training.fit import dropped, seeded
 from scflow.training.history import COLUMNS, Monitor
 from scflow.training.optim import WeightAverage, adamw, schedule, warmup_steps
+from scflow.training.pairs import dropped
+from scflow.training.run import seeded
 
 CPU = torch.device("cpu")
 

@@ -26,8 +26,8 @@ from scflow.flow._watching import Watch, watcher
 from scflow.matching import FlowMatching, Preconditioned, couplings, noises
 from scflow.training import Optimisation, Run, Trained, fit_counts, fit_field
 from scflow.training.batches import Cells, Coordinates, states_of
-from scflow.training.fit import seeded
 from scflow.training.probes import linear_loss
+from scflow.training.run import seeded
 
 __all__ = [
     "Recipe",

@@ -1,101 +1,30 @@
-"""Fitting: a codec to counts, and a field to the codec's states."""
+"""Fitting a field to a codec's states, on pairs of any kind; or any other module, by its own loss."""
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
-import numpy as np
-import pandas as pd
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
-from scflow.codecs import Counts
 from scflow.matching import Bare, FlowMatching, Preconditioned, noises, preconditioned
-from scflow.training.averages import Ramp
-from scflow.training.batches import Cells, Order, States
-from scflow.training.checkpoints import Checkpoints, Keeper
-from scflow.training.history import Callback, Monitor
+from scflow.training.batches import Order, States
+from scflow.training.history import Monitor
 from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
 from scflow.training.pairs import Fresh, Pairs
 from scflow.training.probes import Look, TimeBins, Watching
-from scflow.training.progress import Plan, Scaler
+from scflow.training.progress import Plan
+from scflow.training.run import Run
 from scflow.training.settings import Optimisation
 
-__all__ = ["Run", "fit_counts", "fit_field", "fit_module", "fit_pairs", "spread_of"]
+__all__ = ["fit_field", "fit_module", "fit_pairs", "spread_of"]
 
 _LOOKS = 40
 _PATIENCE = _LOOKS // 4
 _WIDE = 5.0
 """A coordinate of this standard deviation is not standardised, and its error is most of the loss."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all training of one call shares.
-
-    Attributes
-    ----------
-    train, validation
-        Row numbers of the cells to learn from and to look at, int64, on the device.
-    batch_size, seed, device, precision, progress, callbacks
-        As `scflow.tl.train` has them, resolved.
-    checkpoints
-        Where the state of the run is kept, if anywhere.
-    """
-
-    train: Tensor
-    validation: Tensor
-    batch_size: int
-    seed: int
-    device: torch.device
-    precision: str = "float32"
-    progress: bool = True
-    callbacks: Sequence[Callback] = ()
-    checkpoints: Checkpoints | None = None
-
-    def generator(self, stream: int) -> torch.Generator:
-        """One of the run's own streams of random numbers."""
-        seed = int(np.random.SeedSequence([self.seed, stream]).generate_state(1, np.uint64)[0] >> 1)
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Mixed precision, where it was asked for."""
-        if self.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
-
-    def scaler(self) -> Scaler | None:
-        """The gradient scaler that float16 needs, and nothing else does: bfloat16 has the range of float32."""
-        return torch.amp.GradScaler(self.device.type) if self.precision == "float16" else None
-
-    @contextlib.contextmanager
-    def globals(self, stream: int) -> Iterator[list[torch.Generator]]:
-        """The generators that layers without one of their own draw from (dropout), seeded here and put back after."""
-        cuda = self.device.type == "cuda"
-        index = (self.device.index if self.device.index is not None else torch.cuda.current_device()) if cuda else 0
-        generators = [torch.default_generator, *([torch.cuda.default_generators[index]] if cuda else [])]
-        with torch.random.fork_rng(devices=[index] if cuda else []):
-            for i, generator in enumerate(generators):
-                generator.manual_seed(self.generator(stream + i).initial_seed())
-            yield generators
-
-    def keeper(self, stage: str, order: Order, generators: Sequence[torch.Generator]) -> Keeper | None:
-        """What keeps the state of a stage."""
-        return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators)
-
-
-def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
-    """Build a network whose initial weights depend on `rng` alone; the global random state is left as it was."""
-    seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
 
 
 def spread_of(states: Tensor) -> Tensor:
@@ -280,61 +209,3 @@ def _batches(
     n = -(-len(x0) // size)
     conditions = [None] * n if condition is None else torch.split(condition, size)
     return zip(torch.split(x0, size), torch.split(x1, size), conditions, strict=True)
-
-
-def fit_counts(
-    counts: sparse.csr_matrix,
-    cells: Cells,
-    condition: Tensor | None,
-    cardinalities: Sequence[int],
-    run: Run,
-    *,
-    latent: int,
-    steps: int,
-    lr: float = 1e-3,
-) -> tuple[Counts, Trained]:
-    """Train the autoencoder of counts; it stops on the likelihood of the validation cells."""
-    rng = run.generator(5)
-    on_cpu = None if condition is None else condition.cpu()
-    codec = seeded(
-        lambda: Counts.start(counts, on_cpu, latent=latent, cardinalities=tuple(cardinalities)),
-        rng,
-    ).to(run.device)
-    assert isinstance(codec, Counts)
-    done = None if run.checkpoints is None else run.checkpoints.finished("codec")
-    if done is not None:
-        codec.load_state_dict(done)
-        return codec, Trained(pd.DataFrame(), steps, interrupted=False)
-    n = len(run.train)
-
-    def loss(rows: Tensor) -> Tensor:
-        c = None if condition is None else condition[rows]
-        nll, kl = codec.losses(cells.dense(rows), c, rng=rng)
-        return (nll + codec.kl * kl).mean() + codec.penalty() / n
-
-    def validate() -> float:
-        fixed, total = run.generator(6), 0.0
-        for rows in torch.split(run.validation[:2048], 256):
-            c = None if condition is None else condition[rows]
-            total += float(codec.losses(cells.dense(rows), c, rng=fixed)[0].sum())
-        return total / min(len(run.validation), 2048)
-
-    plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, average=Ramp(0.99))
-    monitor = Monitor(steps, title="codec", progress=run.progress)
-    batches = Order(run.train, min(run.batch_size, 128), run.generator(7))
-    optimizer = adamw(codec, lr=lr, weight_decay=1e-4, fast=codec.fast_parameters())
-    keeper = run.keeper("codec", batches, [rng])
-    trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast, keeper=keeper)
-    _standardize(codec, cells, condition)
-    if run.checkpoints is not None and not trained.interrupted:
-        run.checkpoints.finish("codec", codec.state_dict())
-    return codec, trained
-
-
-@torch.no_grad()
-def _standardize(codec: Counts, cells: Cells, condition: Tensor | None, *, most: int = 20_000) -> None:
-    """The scale of the code over (at most 20,000 evenly spaced) cells."""
-    rows = torch.linspace(0, len(cells) - 1, min(len(cells), most), device=cells.device).long()
-    chunks = torch.split(rows, 1024)
-    parts = [codec.posterior_of(cells.dense(r), None if condition is None else condition[r]) for r in chunks]
-    codec.standardize(torch.cat([mean for mean, _ in parts]), torch.cat([sd for _, sd in parts]))

@@ -1,0 +1,79 @@
+"""Fitting the autoencoder of counts, whose codes are then a field's states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from scflow.codecs import Counts
+from scflow.training.averages import Ramp
+from scflow.training.batches import Cells, Order
+from scflow.training.history import Monitor
+from scflow.training.loop import Trained, train
+from scflow.training.optim import adamw
+from scflow.training.progress import Plan
+from scflow.training.run import Run, seeded
+
+__all__ = ["fit_counts"]
+
+
+def fit_counts(
+    counts: sparse.csr_matrix,
+    cells: Cells,
+    condition: Tensor | None,
+    cardinalities: Sequence[int],
+    run: Run,
+    *,
+    latent: int,
+    steps: int,
+    lr: float = 1e-3,
+) -> tuple[Counts, Trained]:
+    """Train the autoencoder of counts; it stops on the likelihood of the validation cells."""
+    rng = run.generator(5)
+    on_cpu = None if condition is None else condition.cpu()
+    codec = seeded(
+        lambda: Counts.start(counts, on_cpu, latent=latent, cardinalities=tuple(cardinalities)),
+        rng,
+    ).to(run.device)
+    assert isinstance(codec, Counts)
+    done = None if run.checkpoints is None else run.checkpoints.finished("codec")
+    if done is not None:
+        codec.load_state_dict(done)
+        return codec, Trained(pd.DataFrame(), steps, interrupted=False)
+    n = len(run.train)
+
+    def loss(rows: Tensor) -> Tensor:
+        c = None if condition is None else condition[rows]
+        nll, kl = codec.losses(cells.dense(rows), c, rng=rng)
+        return (nll + codec.kl * kl).mean() + codec.penalty() / n
+
+    def validate() -> float:
+        fixed, total = run.generator(6), 0.0
+        for rows in torch.split(run.validation[:2048], 256):
+            c = None if condition is None else condition[rows]
+            total += float(codec.losses(cells.dense(rows), c, rng=fixed)[0].sum())
+        return total / min(len(run.validation), 2048)
+
+    plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, average=Ramp(0.99))
+    monitor = Monitor(steps, title="codec", progress=run.progress)
+    batches = Order(run.train, min(run.batch_size, 128), run.generator(7))
+    optimizer = adamw(codec, lr=lr, weight_decay=1e-4, fast=codec.fast_parameters())
+    keeper = run.keeper("codec", batches, [rng])
+    trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast, keeper=keeper)
+    _standardize(codec, cells, condition)
+    if run.checkpoints is not None and not trained.interrupted:
+        run.checkpoints.finish("codec", codec.state_dict())
+    return codec, trained
+
+
+@torch.no_grad()
+def _standardize(codec: Counts, cells: Cells, condition: Tensor | None, *, most: int = 20_000) -> None:
+    """The scale of the code over (at most 20,000 evenly spaced) cells."""
+    rows = torch.linspace(0, len(cells) - 1, min(len(cells), most), device=cells.device).long()
+    chunks = torch.split(rows, 1024)
+    parts = [codec.posterior_of(cells.dense(r), None if condition is None else condition[r]) for r in chunks]
+    codec.standardize(torch.cat([mean for mean, _ in parts]), torch.cat([sd for _, sd in parts]))

@@ -1,0 +1,82 @@
+"""What all training of one call shares: rows, seeds, device, precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scflow.training.batches import Order
+from scflow.training.checkpoints import Checkpoints, Keeper
+from scflow.training.history import Callback
+from scflow.training.progress import Scaler
+
+__all__ = ["Run", "seeded"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all training of one call shares.
+
+    Attributes
+    ----------
+    train, validation
+        Row numbers of the cells to learn from and to look at, int64, on the device.
+    batch_size, seed, device, precision, progress, callbacks
+        As `scflow.tl.train` has them, resolved.
+    checkpoints
+        Where the state of the run is kept, if anywhere.
+    """
+
+    train: Tensor
+    validation: Tensor
+    batch_size: int
+    seed: int
+    device: torch.device
+    precision: str = "float32"
+    progress: bool = True
+    callbacks: Sequence[Callback] = ()
+    checkpoints: Checkpoints | None = None
+
+    def generator(self, stream: int) -> torch.Generator:
+        """One of the run's own streams of random numbers."""
+        seed = int(np.random.SeedSequence([self.seed, stream]).generate_state(1, np.uint64)[0] >> 1)
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision, where it was asked for."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+    def scaler(self) -> Scaler | None:
+        """The gradient scaler that float16 needs, and nothing else does: bfloat16 has the range of float32."""
+        return torch.amp.GradScaler(self.device.type) if self.precision == "float16" else None
+
+    @contextlib.contextmanager
+    def globals(self, stream: int) -> Iterator[list[torch.Generator]]:
+        """The generators that layers without one of their own draw from (dropout), seeded here and put back after."""
+        cuda = self.device.type == "cuda"
+        index = (self.device.index if self.device.index is not None else torch.cuda.current_device()) if cuda else 0
+        generators = [torch.default_generator, *([torch.cuda.default_generators[index]] if cuda else [])]
+        with torch.random.fork_rng(devices=[index] if cuda else []):
+            for i, generator in enumerate(generators):
+                generator.manual_seed(self.generator(stream + i).initial_seed())
+            yield generators
+
+    def keeper(self, stage: str, order: Order, generators: Sequence[torch.Generator]) -> Keeper | None:
+        """What keeps the state of a stage."""
+        return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators)
+
+
+def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
+    """Build a network whose initial weights depend on `rng` alone; the global random state is left as it was."""
+    seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
