@@ -12,8 +12,13 @@ from anndata import AnnData
 import scflow
 
 matplotlib.use("Agg")
-# One thread, so that sums are added in the same order on every machine.
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # for fixtures of modules and sessions, too
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Sums are added in the same order on every machine. Anew for each test: numba, in scanpy, changes the number."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -325,7 +325,7 @@ def test_an_unknown_choice_lists_what_there_is() -> None:
     with pytest.raises(
         InputError,
         match=r"solver='eular' is not known\. Did you mean 'euler'\? Choose one of 'euler', 'midpoint', 'heun', "
-        r"'rk4', 'adams', 'dopri5', or pass a scflow\.matching\.solvers\.Solver of your own",
+        r"'rk4', 'adams', 'jump', 'dopri5', or pass a scflow\.matching\.solvers\.Solver of your own",
     ):
         chosen("eular", SOLVERS, solvers.Solver, "solver")
     with pytest.raises(InputError, match=r"path=\['linear'\] is not known"):
