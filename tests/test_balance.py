@@ -233,3 +233,33 @@ def test_a_flow_under_another_key_is_found(cells: Any, small_flows: None) -> Non
     assert (new.layers["counts"] != same.layers["counts"]).nnz == 0
     with pytest.raises(InputError, match=r"adata\.uns has no flow 'scflow'"):
         scflow.tl.generate(adata, 5, progress=False)
+
+
+def test_refitting_keeps_the_numbers_of_training_cells() -> None:
+    """A group that was hardly drawn goes, and its number with it."""
+    counts, codes = two_groups(400)
+    calibration = fitted(counts, codes)
+    drawn = sparse.csr_matrix(np.random.default_rng(3).poisson(6, (600, 6)))
+    again = calibration.refitted(drawn, np.repeat([3, 8], 300))
+    assert again.sizes.tolist() == [400, 200, 200]
+    fewer = calibration.refitted(drawn, np.where(np.arange(600) < 5, 3, 8))
+    assert fewer.groups.tolist() == [8]
+    assert fewer.sizes.tolist() == [400, 200]
+    fresh, groups = torch.from_numpy(np.random.default_rng(4).poisson(6, (400, 6))), torch.from_numpy(codes)
+    balanced = again(fresh, groups, rng=generator(0), in_all=again.counted(groups, 400)).numpy()
+    for code in (3, 8):
+        np.testing.assert_array_equal(np.sort(balanced[codes == code], axis=0), np.sort(counts[codes == code], axis=0))
+
+
+@pytest.mark.parametrize("verb", ["reflow", "distill"])
+def test_what_was_made_with_guidance_is_not_balanced(verb: str, flow: Flow) -> None:
+    """What guidance did to marginals was meant: the teacher's tables stay, and cells are calibrated one by one."""
+    number = {"reflow": "n_pairs", "distill": "n_trajectories"}[verb]
+    new, plain = (
+        getattr(scflow.tl, verb)(flow, guidance=w, steps=3, progress=False, **{number: 200}) for w in (2.0, 1.0)
+    )
+    assert new.calibration is not None
+    assert flow.calibration is not None
+    assert torch.equal(new.calibration.model.cumulative, flow.calibration.model.cumulative)
+    assert not new.calibration.sizes.any()
+    assert plain.calibration.sizes.tolist() == flow.calibration.sizes.tolist()

@@ -79,7 +79,7 @@ def carried(calibration: Calibration, cells: Cells, *, balanced: bool, seed: int
 
 def drawn(flow: Flow, n: int, seed: int) -> Cells:
     """Counts, and the codes of the cells' types."""
-    cells = flow.draw(n, sampling=Sampling(seed=seed))
+    cells = flow.draw(n, sampling=Sampling(seed=seed, calibration="independent"))
     assert cells.counts is not None
     return cells.counts, group_codes(cells.condition, flow.conditions.cardinalities, n).numpy()
 
