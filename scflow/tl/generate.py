@@ -58,9 +58,10 @@ def generate(
         A mapping such as ``{"cell_type": "Dendritic"}`` holds for all cells (or has a list, one entry a cell); what is
         not named is drawn as it occurs with what is. A list, Series (one condition) or DataFrame has one row a cell.
     guidance
-        1 draws from the learnt law; above 1 cells are more typical of their condition and less diverse. A mapping such
-        as ``{"cell_type": 2.0, "batch": 1.0}`` gives each condition a weight of its own (1 where it is left out), and
-        ``scflow.matching.guidance.Guidance(2.0, interval=(0.2, 0.8))`` guides at those times only.
+        1 draws from the learnt law; above 1 states are pushed away from those without the condition. In count space,
+        whose decoder knows the condition as well, cells were not more typical for it (docs/benchmarks.md). A mapping
+        such as ``{"cell_type": 2.0, "batch": 1.0}`` gives each condition a weight of its own (1 where it is left out),
+        and ``scflow.matching.guidance.Guidance(2.0, interval=(0.2, 0.8))`` guides at those times only.
     solver
         ``"euler"``, ``"midpoint"``, ``"heun"``, ``"rk4"``, ``"adams"`` (second order, one evaluation a step) or
         ``"dopri5"`` (chooses its own steps; needs ``pip install "scflow-tools[adaptive]"``), or a solver of
