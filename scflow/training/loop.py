@@ -84,6 +84,7 @@ def train(
             if run.step % plan.every and run.step < plan.steps:
                 continue
             row = _reported(run, running)
+            run.average.settle()
             monitor.lap()
             row["validation_loss"] = _validated(module, run.average, validate)
             run.best.offer(row["validation_loss"], run.step, run.average)

@@ -67,18 +67,39 @@ def clipped(parameters: Sequence[Tensor], most: float) -> Tensor:
 
 
 class WeightAverage:
-    """The moving average of the weights by a law of :mod:`scflow.training.averages`, kept in float32."""
+    """The moving average of the weights by a law of :mod:`scflow.training.averages`, kept in float32.
 
-    def __init__(self, parameters: Sequence[Tensor], law: Average | None = None) -> None:
-        self.law, self.step = law or Ramp(), 0
+    Moving it is a pass over all weights, which is much of a step of a small network. So it may be moved at every so
+    many updates only, by as much as all of them together; `settle` makes up for those that are outstanding.
+
+    Parameters
+    ----------
+    parameters
+        The weights.
+    law
+        How much is kept at each update.
+    every
+        Updates from one move to the next.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], law: Average | None = None, *, every: int = 1) -> None:
+        self.law, self.every, self.step, self.kept = law or Ramp(), every, 0, 1.0
         self.source = [p.detach() for p in parameters]
         self.average = [p.detach().clone().float() for p in parameters]
 
-    @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the weights as they are now."""
-        torch._foreach_lerp_(self.average, [p.float() for p in self.source], 1 - self.law.decay(self.step))
+        """Count a step, and now and then move the average towards the weights as they are now."""
+        self.kept *= self.law.decay(self.step)
         self.step += 1
+        if self.step % self.every == 0:
+            self.settle()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move the average by what the updates since the last move come to."""
+        if self.kept != 1:
+            torch._foreach_lerp_(self.average, [p.float() for p in self.source], 1 - self.kept)
+            self.kept = 1.0
 
     def copy(self) -> list[Tensor]:
         """The average as it is now."""

@@ -17,6 +17,9 @@ from scflow.training.optim import WeightAverage, load, schedule, warmup_steps
 
 __all__ = ["Best", "Plan", "Progress", "Running", "Scaler"]
 
+_MOVES = 16
+"""Steps from one move of the weight average to the next; it reaches over a thousand, or a ninth of those so far."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -91,7 +94,7 @@ class Progress:
         self.monitor, self.scaler = monitor, scaler
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.average = WeightAverage(self.parameters, plan.average)
+        self.average = WeightAverage(self.parameters, plan.average, every=_MOVES)
         self.best = Best(self.average)
         self.step = self.bad = 0
 
