@@ -37,6 +37,26 @@ def averaged(law: Average, weights: Tensor) -> Tensor:
     return average.copy()[0].double()
 
 
+@pytest.mark.parametrize("law", [Constant(0.9), Ramp(0.999), Power(0.1), Nothing()], ids=lambda law: type(law).__name__)
+def test_an_average_that_moves_now_and_then_moves_by_as_much(law: Average) -> None:
+    """Weights that change only when it moves have the average of every step; a rest is made up for by `settle`."""
+    weights = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    steps = weights.repeat_interleave(torch.tensor([1, 4, 4, 4, 4, 4, 4, 3]), dim=0)  # the start, six moves, and a rest
+    p = torch.nn.Parameter(steps[0].clone())
+    average = WeightAverage([p], law, every=4)
+    for i, w in enumerate(steps[1:], start=1):
+        with torch.no_grad():
+            p.copy_(w)
+        before = average.copy()[0]
+        average.update()
+        assert torch.equal(before, average.copy()[0]) == (i % 4 != 0)
+    average.settle()
+    torch.testing.assert_close(average.copy()[0].double(), averaged(law, steps), rtol=1e-5, atol=1e-6)
+    settled = average.copy()[0]
+    average.settle()
+    assert torch.equal(settled, average.copy()[0])
+
+
 @pytest.mark.parametrize(
     ("law", "shares"),
     [
