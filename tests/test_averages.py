@@ -39,19 +39,24 @@ def averaged(law: Average, weights: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("law", [Constant(0.9), Ramp(0.999), Power(0.1), Nothing()], ids=lambda law: type(law).__name__)
 def test_an_average_that_moves_now_and_then_moves_by_as_much(law: Average) -> None:
-    """Weights that change only when it moves have the average of every step; a rest is made up for by `settle`."""
-    weights = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
-    steps = weights.repeat_interleave(torch.tensor([1, 4, 4, 4, 4, 4, 4, 3]), dim=0)  # the start, six moves, and a rest
-    p = torch.nn.Parameter(steps[0].clone())
-    average = WeightAverage([p], law, every=4)
-    for i, w in enumerate(steps[1:], start=1):
+    """A move is what the decays since the last one come to: at first of every update, in the end of every sixteenth."""
+    weights = torch.randn(1400, generator=torch.Generator().manual_seed(0)).double()
+    p = torch.nn.Parameter(weights[:1].clone())
+    average = WeightAverage([p], law, every=16)
+    expected, kept, moves = float(weights[0]), 1.0, [0]
+    for n, w in enumerate(weights[1:].tolist()):
         with torch.no_grad():
-            p.copy_(w)
-        before = average.copy()[0]
+            p.fill_(w)
         average.update()
-        assert torch.equal(before, average.copy()[0]) == (i % 4 != 0)
+        kept *= law.decay(n)
+        if n + 1 - moves[-1] >= min(16, 1 + (n + 1) // 64):
+            expected, kept = kept * expected + (1 - kept) * w, 1.0
+            moves.append(n + 1)
+        assert average.copy()[0].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert moves[:5] == [0, 1, 2, 3, 4]
+    assert set(np.diff(moves[-5:])) == {16}
     average.settle()
-    torch.testing.assert_close(average.copy()[0].double(), averaged(law, steps), rtol=1e-5, atol=1e-6)
+    assert average.copy()[0].item() == pytest.approx(kept * expected + (1 - kept) * w, rel=1e-4, abs=1e-5)
     settled = average.copy()[0]
     average.settle()
     assert torch.equal(settled, average.copy()[0])

@@ -280,11 +280,10 @@ def test_validation_sees_the_average_and_training_goes_on_with_the_weights() -> 
     line, trained = looped(validate, steps=20, average=Ramp(0.999))
     # Adam moves the weight by about the rate a step; the average lags behind.
     weights = [0.1 * sum(schedule(s, steps=20, warmup=1) for s in range(k)) for k in range(21)]
-    average, kept = 0.0, 1.0
+    average = 0.0
     for n in range(20):
-        kept *= min(0.999, (1 + n) / (10 + n))
-        if n + 1 in (5, 10, 15, 16, 20):  # It moves at looks, and every 16 steps.
-            average, kept = kept * average + (1 - kept) * weights[n + 1], 1.0
+        decay = min(0.999, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * weights[n + 1]
     assert seen[-1] == pytest.approx(average, rel=1e-3)
     assert line.weight.item() == seen[-1]
     assert trained.best_step == 20

@@ -23,6 +23,8 @@ __all__ = ["fit_field", "fit_module", "fit_pairs", "spread_of"]
 
 _LOOKS = 40
 _PATIENCE = _LOOKS // 4
+_MOVES = 16
+"""Steps that the weight average may wait for its next move: it reaches over a thousand by then."""
 _WIDE = 5.0
 """A coordinate of this standard deviation is not standardised, and its error is most of the loss."""
 
@@ -139,6 +141,7 @@ def fit_module(
         patience=patience,
         clip=settings.clip,
         average=settings.law,
+        moves=_MOVES,
         schedule=settings.schedule,
         warmup=settings.warmup,
         accumulate=settings.accumulate,

@@ -79,11 +79,13 @@ class WeightAverage:
     law
         How much is kept at each update.
     every
-        Updates from one move to the next.
+        Updates from one move to the next, at most; fewer at first (one for every 64 so far, and one more), while the
+        average reaches over few steps.
     """
 
     def __init__(self, parameters: Sequence[Tensor], law: Average | None = None, *, every: int = 1) -> None:
-        self.law, self.every, self.step, self.kept = law or Ramp(), every, 0, 1.0
+        self.law, self.every = law or Ramp(), every
+        self.step, self.waiting, self.kept = 0, 0, 1.0
         self.source = [p.detach() for p in parameters]
         self.average = [p.detach().clone().float() for p in parameters]
 
@@ -91,7 +93,8 @@ class WeightAverage:
         """Count a step, and now and then move the average towards the weights as they are now."""
         self.kept *= self.law.decay(self.step)
         self.step += 1
-        if self.step % self.every == 0:
+        self.waiting += 1
+        if self.waiting >= min(self.every, 1 + self.step // 64):
             self.settle()
 
     @torch.no_grad()
@@ -99,7 +102,7 @@ class WeightAverage:
         """Move the average by what the updates since the last move come to."""
         if self.kept != 1:
             torch._foreach_lerp_(self.average, [p.float() for p in self.source], 1 - self.kept)
-            self.kept = 1.0
+        self.waiting, self.kept = 0, 1.0
 
     def copy(self) -> list[Tensor]:
         """The average as it is now."""

@@ -17,9 +17,6 @@ from scflow.training.optim import WeightAverage, load, schedule, warmup_steps
 
 __all__ = ["Best", "Plan", "Progress", "Running", "Scaler"]
 
-_MOVES = 16
-"""Steps from one move of the weight average to the next; it reaches over a thousand, or a ninth of those so far."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -35,8 +32,8 @@ class Plan:
         Looks without improvement after which to stop.
     clip
         Largest norm of the gradient.
-    average
-        The law of the weight average.
+    average, moves
+        The law of the weight average, and how many steps it may wait for its next move.
     schedule, warmup, accumulate
         See :class:`scflow.training.Optimisation`.
     """
@@ -46,6 +43,7 @@ class Plan:
     patience: int = 10
     clip: float = 1.0
     average: Average = field(default_factory=Ramp)
+    moves: int = 1
     schedule: str = "cosine"
     warmup: int | None = None
     accumulate: int = 1
@@ -94,7 +92,7 @@ class Progress:
         self.monitor, self.scaler = monitor, scaler
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.average = WeightAverage(self.parameters, plan.average, every=_MOVES)
+        self.average = WeightAverage(self.parameters, plan.average, every=plan.moves)
         self.best = Best(self.average)
         self.step = self.bad = 0
 
