@@ -79,7 +79,7 @@ class Standardized(Codec):
     def expression(self, counts: Tensor) -> Tensor:
         """Standardised expression ``[n, n_genes]`` of counts."""
         size = counts.sum(1, keepdim=True).clamp_min(1.0)
-        x = torch.log1p(counts * (self.target_sum / size))
+        x = (counts * (self.target_sum / size)).log1p_()
         return x.sub_(self.mean).div_(self.sd + EPSILON).clamp_(-self.clip, self.clip)
 
     def encode(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:

@@ -68,8 +68,8 @@ class FlowMatching:
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The weighted loss of every cell, ``[n]``: the squared error of the velocity, averaged over coordinates."""
         x, velocity = self.path.sample(x0, x1, t)
-        error = (field(x, t, condition).float() - velocity).square().flatten(1).mean(1)
-        return self.loss_weight(t) * error
+        error: Tensor = (field(x, t, condition).float() - velocity).square().flatten(1).mean(1)
+        return error if self._even else self.loss_weight(t) * error
 
     def draw_times(self, n: int, *, rng: torch.Generator) -> Tensor:
         """`n` times of the time law ``[n]``, squeezed to where the path ends."""
@@ -95,6 +95,11 @@ class FlowMatching:
         """The weight as it is, over the density where the time law is corrected for."""
         weight = self.weight(t, self.path)
         return weight / self.time.density(t / self.path.end) if self.time.corrected else weight
+
+    @cached_property
+    def _even(self) -> bool:
+        """Whether the weight is 1 at all times, and need not be multiplied by."""
+        return isinstance(self.weight, weights.Uniform) and not self.time.corrected
 
     @cached_property
     def _mean(self) -> float:

@@ -60,7 +60,9 @@ def clipped(parameters: Sequence[Tensor], most: float) -> Tensor:
     Most steps have less, and scaling by 1 would be one more pass over all gradients: on the CPU, where looking at the
     norm costs nothing, it is left out.
     """
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    norm: Tensor = torch.linalg.vector_norm(
+        torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+    )
     if norm.device.type != "cpu" or norm > most:
         nn.utils.clip_grads_with_norm_(parameters, most, norm, foreach=True)
     return norm
