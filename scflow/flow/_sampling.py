@@ -73,7 +73,7 @@ class Sampling:
     @property
     def guided(self) -> guiding.Guidance:
         """The guidance as an object."""
-        return self.guidance if isinstance(self.guidance, guiding.Guidance) else guiding.Guidance(self.guidance)
+        return guiding.Guidance.of(self.guidance)
 
 
 @dataclass(frozen=True, eq=False)

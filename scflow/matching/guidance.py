@@ -63,6 +63,11 @@ class Guidance:
         if not 0 <= low < high <= 1:
             raise InputError(f"interval={self.interval!r} must be two times in [0, 1] that rise, such as (0.2, 0.8).")
 
+    @classmethod
+    def of(cls, asked: float | Mapping[str, float] | Guidance) -> Guidance:
+        """What was asked for, as an object: a scale alone applies at all times."""
+        return asked if isinstance(asked, Guidance) else cls(asked)
+
     def weights(self, names: Sequence[str]) -> float | tuple[float, ...]:
         """The weight of all conditions together, or one for each of a flow's conditions `names`.
 

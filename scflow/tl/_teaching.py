@@ -47,7 +47,7 @@ def settings(
 ) -> Fewer:
     """How to make a flow of `flow`, checked; `name` is what the verb calls the number of pairs."""
     most = max(_FEWEST * 10, _WIDEST // (states * flow.codec.dim))
-    guided = guidance if isinstance(guidance, guiding.Guidance) else guiding.Guidance(guidance)
+    guided = guiding.Guidance.of(guidance)
     guided.weights(flow.conditions.names)
     return Fewer(
         n=min(_PAIRS, most) if n == "auto" else whole(n, name, least=_FEWEST),

@@ -121,7 +121,7 @@ def generate(
         flow = Flow.from_content(_anndata.read_flow(flow_or_adata, key_added))
     n = whole(n_obs, "n_obs")
     method = flow.usual.solver if solver == "auto" else chosen(solver, SOLVERS, solvers.Solver, "solver")
-    guided = guidance if isinstance(guidance, guiding.Guidance) else guiding.Guidance(guidance)
+    guided = guiding.Guidance.of(guidance)
     scales = guided.weights(flow.conditions.names)
     sampling = Sampling(
         guidance=guided,
