@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from scflow.codecs.base import Codec, LibrarySize, Settings, branch, design, des
 from scflow.codecs.statistics import library_sizes
 
 __all__ = ["Counts", "negative_binomial_nll"]
+
+_LEAST_DISPERSION = math.exp(-7.0)
 
 
 class Counts(Codec):
@@ -28,6 +31,10 @@ class Counts(Codec):
     the other. Noise of the counts is not shared by the parts, so the code cannot carry it, and generated cells do not
     repeat the training cells' noise (count splitting: Batson et al. 2019; Neufeld et al. 2024).
 
+    What the code leaves out is not independent from gene to gene: in deep counts of few cells the residuals share more
+    directions than an encoder can be taught. They are found after training (`scflow.codecs.residuals`), and each cell
+    that is decoded gets a normal draw along them, so that genes go together as in the training cells.
+
     Parameters
     ----------
     n_genes, latent, hidden
@@ -38,12 +45,15 @@ class Counts(Codec):
         Weight of the divergence of the posterior from a standard normal.
     thinning
         Share of a cell's molecules that the encoder sees in training; the decoder is scored on the others.
+    shared
+        Room for so many directions that residuals share; none in codecs of 0.1.0.
     """
 
     name = "counts"
     summarizes = True
     code_mean: Tensor
     code_sd: Tensor
+    residuals: Tensor
 
     def __init__(
         self,
@@ -54,10 +64,11 @@ class Counts(Codec):
         cardinalities: Sequence[int] = (),
         kl: float = 0.5,
         thinning: float = 0.5,
+        shared: int = 0,
     ) -> None:
         super().__init__()
         self.n_genes, self.latent, self.dim, self.hidden = n_genes, latent, latent + 1, hidden
-        self.cardinalities, self.kl, self.thinning = tuple(cardinalities), kl, thinning
+        self.cardinalities, self.kl, self.thinning, self.shared = tuple(cardinalities), kl, thinning, shared
         width = max(design_width(cardinalities), 1)
         self.first = nn.Linear(n_genes, hidden)
         self.condition = nn.Linear(width, hidden, bias=False)
@@ -75,6 +86,8 @@ class Counts(Codec):
         self.library = LibrarySize()
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_sd", torch.ones(latent))
+        if shared:
+            self.register_buffer("residuals", torch.zeros(shared, n_genes))
 
     @classmethod
     def start(
@@ -118,6 +131,7 @@ class Counts(Codec):
             "cardinalities": list(self.cardinalities),
             "kl": self.kl,
             "thinning": self.thinning,
+            "shared": self.shared,
         }
 
     def fast_parameters(self) -> list[nn.Parameter]:
@@ -143,7 +157,7 @@ class Counts(Codec):
         logits = self.bias + code @ self.loadings + c @ self.effects + library * slope
         mean = torch.softmax(logits, dim=1) * self.library.decode(library)
         uneven = torch.cat([code, library], dim=1) @ self.unevenness
-        return mean, (self.dispersion + c @ self.dispersions + uneven).clamp(-7.0, 5.0).exp()
+        return mean, (self.dispersion + c @ self.dispersions + uneven).clamp(math.log(_LEAST_DISPERSION), 5.0).exp()
 
     def losses(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and divergence of every cell, each ``[n]``, at one posterior draw.
@@ -183,13 +197,42 @@ class Counts(Codec):
         code = torch.addcmul(mean, sd, torch.randn(mean.shape, generator=rng, device=rng.device))
         return torch.cat([code, library], dim=1)
 
+    @torch.no_grad()
+    def pearson(self, counts: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pearson residuals at the mean code, and by how much they move where a log rate does, each ``[n, n_genes]``.
+
+        A residual is clipped at 8, and its deviation is at least 0.05 counts: single molecules of rare genes would
+        otherwise outweigh everything.
+        """
+        library = self.library.encode(counts.sum(1, keepdim=True))
+        mean, dispersion = self.likelihood(self.posterior_of(counts, condition)[0], library, condition)
+        deviation = (mean + dispersion * mean.square()).sqrt()
+        return ((counts - mean) / deviation.clamp_min(0.05)).clamp(-8.0, 8.0), mean / deviation
+
+    @torch.no_grad()
+    def share(self, directions: Tensor) -> None:
+        """Set the directions ``[k, n_genes]``, in log rates for a unit normal draw; k is at most `shared`."""
+        self.residuals.zero_()
+        self.residuals[: len(directions)] = directions
+
     def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Negative-binomial counts: a gamma draw of the rate, then a Poisson draw."""
         code = state[:, :-1] * self.code_sd + self.code_mean
         mean, dispersion = self.likelihood(code, state[:, -1:], condition)
+        if self.shared:
+            draws = torch.randn(len(state), self.shared, generator=rng, device=rng.device)
+            mean, dispersion = self._moved(mean, dispersion, draws)
         shape, later = 1.0 / dispersion, branch(rng)
         rate = torch._standard_gamma(shape.expand_as(mean).contiguous(), generator=rng) * dispersion * mean
         return torch.poisson(rate, generator=later)
+
+    def _moved(self, mean: Tensor, dispersion: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Rates moved along the shared directions, whose part of a gene's variance the dispersion then leaves out."""
+        variance = self.residuals.square().sum(0)
+        moved = mean * torch.exp(draws @ self.residuals - variance / 2)
+        size = mean.sum(1, keepdim=True) / moved.sum(1, keepdim=True).clamp_min(1e-20)
+        extra = torch.expm1(variance)
+        return moved * size, ((dispersion - extra) / (1 + extra)).clamp_min(_LEAST_DISPERSION)
 
 
 def thinned(counts: Tensor, keep: float, *, rng: torch.Generator) -> Tensor:

@@ -17,6 +17,7 @@ from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
 from scflow.training.progress import Plan
 from scflow.training.run import Run, seeded
+from scflow.training.shared import fit_shared
 
 __all__ = ["fit_counts"]
 
@@ -31,12 +32,16 @@ def fit_counts(
     latent: int,
     steps: int,
     lr: float = 1e-3,
+    shared: int = 32,
 ) -> tuple[Counts, Trained]:
-    """Train the autoencoder of counts; it stops on the likelihood of the validation cells."""
+    """Train the autoencoder of counts; it stops on the likelihood of the validation cells.
+
+    Then find at most `shared` directions that residuals have in common.
+    """
     rng = run.generator(5)
     on_cpu = None if condition is None else condition.cpu()
     codec = seeded(
-        lambda: Counts.start(counts, on_cpu, latent=latent, cardinalities=tuple(cardinalities)),
+        lambda: Counts.start(counts, on_cpu, latent=latent, cardinalities=tuple(cardinalities), shared=shared),
         rng,
     ).to(run.device)
     assert isinstance(codec, Counts)
@@ -65,6 +70,8 @@ def fit_counts(
     keeper = run.keeper("codec", batches, [rng])
     trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast, keeper=keeper)
     _standardize(codec, cells, condition)
+    if shared:
+        fit_shared(codec, cells, condition, run)
     if run.checkpoints is not None and not trained.interrupted:
         run.checkpoints.finish("codec", codec.state_dict())
     return codec, trained
