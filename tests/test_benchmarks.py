@@ -276,7 +276,7 @@ def test_a_generator_is_trained_in_a_process_of_its_own(
 
 def test_scvi_draws_cells_of_each_type(script: Callable[[str], ModuleType], simulated: AnnData) -> None:
     pytest.importorskip("scvi", reason="scVI is in the extra 'benchmarks'")
-    rival = script("scvi_rival").ScVI(simulated, seed=0, epochs=20)
+    rival = script("scvi_rival").ScVI(simulated, seed=0, epochs=150)
     labels = simulated.obs["cell_type"].astype(str).to_numpy()
     own = np.vstack([simulated.X[labels == label].mean(axis=0) for label in np.unique(labels)])
     for draw in (rival.prior, rival.gaussian):
