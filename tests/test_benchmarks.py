@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from scipy import sparse
+from scipy import sparse, stats
+from scipy.special import gammaln
 
 import scflow
 from scflow.flow._learning import Recipe
@@ -157,22 +158,134 @@ def test_tables_of_several_runs_are_joined(
     assert "\n".join(rows) in printed
 
 
+def test_every_space_has_two_budgets_and_a_rival_is_trained_once(quality: ModuleType) -> None:
+    options = quality.parse(["--spaces", "counts", "pca", "--rivals", "dca", "--steps", "40", "--epochs", "7"])
+    options.rivals += ["scvi", "scvi-gaussian"]  # Whether it is installed or not.
+    found = [(request.rows, request.steps, request.epochs) for request in quality.requests(options, 500, seed=0)]
+    assert found == [
+        (("counts", "counts, one by one"), 40, None),
+        (("counts, small",), 10, None),
+        (("pca",), 40, None),
+        (("pca, small",), 10, None),
+        (("scVI, prior", "scVI, Gaussian"), None, 7),
+        (("plain latent flow",), None, 7),
+    ]
+
+
+def test_scvi_is_left_out_where_it_is_missing(
+    quality: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert quality.available(["scvi", "dca", "scvi-gaussian"]) == ["dca"]
+    assert capsys.readouterr().out == "scVI: not installed; pip install scflow-tools[benchmarks]\n"
+    assert quality.available(["none"]) == []
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_quality_runs(quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "quality.csv"
     arguments = ["--quick", "--spaces", "counts", "genes", "--steps", "20", "--metrics", "mmd", "zero_fractions"]
+    arguments += ["--rivals", "dca", "--epochs", "2", "--budgets", "default"]
     assert quality.main([*arguments, "--out", str(out)]) == 0
     table = pd.read_csv(out)
     overall = table[(table["condition"] == "all") & (table["metric"] == "mmd")].set_index("row")["value"]
-    assert overall.index.tolist() == ["bootstrap", "floor", "trivial", "counts", "counts, one by one", "genes"]
+    ours = ["counts", "counts, one by one", "genes", "plain latent flow"]
+    assert overall.index.tolist() == ["bootstrap", "floor", "trivial", *ours]
     assert overall["floor"] < overall["trivial"]
     seconds = table[table["metric"] == "train_seconds"].set_index("row")["value"]
-    assert seconds.index.tolist() == ["counts", "counts, one by one", "genes"]
+    assert seconds.index.tolist() == ours
     assert (seconds > 0).all()
     printed = capsys.readouterr().out
     assert out.with_suffix(".md").read_text(encoding="utf-8") in printed
     assert "not measured: pbmc3k" in printed
     assert quality.main([*arguments, "--spaces", "counts", "--check"]) == 1
+
+
+def test_the_picture_of_quality_is_drawn(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    picture = script("quality_figure")
+    metrics, rows = picture.METRICS, ("floor", "trivial", "counts", "scVI, prior")
+    table = [figures(data, row, metric, [0.5, 0.6]) for data in "ab" for row in rows for metric in metrics]
+    picture.figure(pd.concat(table), tmp_path / "quality.png")
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
+    picture.figure(figures("a", "counts", "mmd", [0.1]), tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_latent_flow_is_fitted_by_the_negative_binomial(script: Callable[[str], ModuleType]) -> None:
+    rivals, rng = script("rivals"), np.random.default_rng(0)
+    counts = torch.from_numpy(rng.poisson(3.0, (20, 6)).astype(np.float32))
+    network = rivals.Autoencoder(6).eval()
+    network.log_theta.data = torch.linspace(-1, 2, 6)
+    mean = network.decode(network.encode(counts), counts.sum(dim=1, keepdim=True)).detach().double().numpy()
+    theta = network.log_theta.exp().detach().double().numpy()
+    likelihood = stats.nbinom.logpmf(counts.numpy(), theta, theta / (theta + mean)) + gammaln(counts.numpy() + 1)
+    assert network.loss(counts).item() == pytest.approx(-likelihood.sum(axis=1).mean(), rel=1e-4)
+
+
+def test_a_latent_flow_integrates_a_known_field_exactly(script: Callable[[str], ModuleType]) -> None:
+    """All data at one code: the paths are straight lines to it."""
+    rivals = script("rivals")
+    there = torch.randn((1, rivals.CODE), generator=torch.Generator().manual_seed(0))
+
+    def field(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return (x - there) / t[:, None]
+
+    flow = rivals.LatentFlow(rivals.Autoencoder(6), field, torch.tensor(1.0), torch.tensor(2.0))
+    codes = flow.codes(torch.zeros(8, dtype=torch.int64), torch.Generator().manual_seed(1))
+    torch.testing.assert_close(codes, (1 + 2 * there).expand(8, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_latent_flow_draws_the_profile_of_each_type(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two types of Poisson cells with different profiles: their means come back, and the global generator is left."""
+    rivals, rng = script("rivals"), np.random.default_rng(0)
+    labels, rates = np.repeat([0, 1], 256), np.array([[8.0] * 5 + [1.0] * 5, [1.0] * 5 + [8.0] * 5])
+    counts, before = sparse.csr_matrix(rng.poisson(rates[labels])), torch.get_rng_state()
+    for name, small in (("HIDDEN", (64, 32)), ("CODE", 4), ("FIELD_HIDDEN", 64), ("EVALUATIONS", 20)):
+        monkeypatch.setattr(rivals, name, small)
+    flow = rivals.latent_flow(counts, torch.from_numpy(labels), seed=0, epochs=30)
+    drawn = flow.draw(torch.from_numpy(labels), np.full(512, 45.0), seed=1).toarray()
+    assert torch.equal(torch.get_rng_state(), before)
+    for label in (0, 1):
+        np.testing.assert_allclose(drawn[labels == label].mean(axis=0), rates[label], rtol=0.3, atol=0.5)
+    assert np.array_equal(drawn, flow.draw(torch.from_numpy(labels), np.full(512, 45.0), seed=1).toarray())
+
+
+def test_library_sizes_are_those_of_the_type(script: Callable[[str], ModuleType]) -> None:
+    counts, labels = sparse.csr_matrix(np.array([[1, 2], [3, 0], [50, 9]])), np.array(["a", "a", "b"])
+    sizes = script("rivals").sizes_of_type(counts, labels, np.array(["b", "a", "a", "b"]), seed=0)
+    assert sizes[[0, 3]].tolist() == [59, 59]
+    assert set(sizes[[1, 2]]) == {3.0}
+
+
+def test_a_generator_is_trained_in_a_process_of_its_own(
+    script: Callable[[str], ModuleType], quality: ModuleType, pbmc: AnnData
+) -> None:
+    generators = script("generators")
+    train, held_out = quality.prepare(pbmc, seed=0, n_genes=50)
+    wanted = quality.types(held_out)
+    (found,) = generators.drawn(generators.Request("dca", ("plain latent flow",), epochs=1), train, wanted)
+    assert found.row == "plain latent flow"
+    assert found.counts.shape == held_out.shape
+    assert set(found.costs) == {"train_seconds", "train_cpu_seconds", "train_mb", "generate_seconds"}
+    assert 0 < found.costs["train_cpu_seconds"] < 60
+    assert 0 < found.costs["train_mb"] < 500
+
+
+def test_scvi_draws_cells_of_each_type(script: Callable[[str], ModuleType], simulated: AnnData) -> None:
+    pytest.importorskip("scvi", reason="scVI is in the extra 'benchmarks'")
+    rival = script("scvi_rival").ScVI(simulated, seed=0, epochs=150)
+    labels = simulated.obs["cell_type"].astype(str).to_numpy()
+    own = np.vstack([simulated.X[labels == label].mean(axis=0) for label in np.unique(labels)])
+    for draw in (rival.prior, rival.gaussian):
+        counts = draw(labels).toarray()
+        assert np.array_equal(counts, np.round(counts))
+        assert np.array_equal(counts, draw(labels).toarray())
+        for i, label in enumerate(np.unique(labels)):
+            like = [np.corrcoef(counts[labels == label].mean(axis=0), np.asarray(row).ravel())[0, 1] for row in own]
+            assert int(np.argmax(like)) == i
 
 
 def test_speed_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from ablation_report import DEFAULT, METRICS, figure, markdown
 from anndata import AnnData
+from cells import data_sets, prepare
 from learner import Learner
-from quality import data_sets, prepare
 from torch import Tensor
 
 from scflow.codecs import Codec

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 import torch
 from anndata import AnnData
+from cells import data_sets, prepare
 from learner import Learner
-from quality import data_sets, prepare
 
 from scflow.codecs import Codec
 from scflow.flow import Flow

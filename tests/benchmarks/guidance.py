@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from cells import CONDITION, counts_of, data_sets, prepare, types
 from numpy.typing import NDArray
-from quality import CONDITION, counts_of, data_sets, prepare, types
 from scipy import sparse
 
 import scflow

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from anndata import AnnData
-from quality import CONDITION, counts_of, types
+from cells import CONDITION, counts_of, types
 
 import scflow
 from scflow.codecs import Codec, GeneStatistics

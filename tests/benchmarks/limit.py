@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from cells import CONDITION, data_sets, prepare
 from numpy.typing import NDArray
-from quality import CONDITION, data_sets, prepare
 from scipy import sparse
 
 import scflow

@@ -1,37 +1,54 @@
-"""How real the cells of each space are, beside real cells and the trivial generator; docs/benchmarks.md tells how.
+"""How real the cells of each space are, beside real cells, trivial ones and those of rivals; docs/benchmarks.md.
 
-python tests/benchmarks/quality.py --out quality.csv
+python tests/benchmarks/quality.py --out quality.csv --figure quality.png
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import importlib.util
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from cells import CONDITION, cells_of, counts_of, data_sets, prepare, resampled, types
+from generators import Request, drawn
 from numpy.typing import NDArray
-from quality_report import BOOTSTRAP, DATA, FLOOR, INDEPENDENT, SPACES, TRIVIAL, heading, line, markdown, targets
+from quality_figure import figure
+from quality_report import (
+    BOOTSTRAP,
+    DATA,
+    FLOOR,
+    INDEPENDENT,
+    RIVALS,
+    SMALL,
+    SPACES,
+    TRIVIAL,
+    heading,
+    line,
+    markdown,
+    targets,
+)
 from scipy import sparse
 
 import scflow
+from scflow.flow._learning import default_steps
 from scflow.metrics import DEFAULT as METRICS
-from scflow.metrics import Space, library_sizes, poisson_cells
+from scflow.metrics import Space, poisson_cells
 from scflow.metrics.protocol import set_aside
 
-CONDITION = "cell_type"
 DEFAULT_SPACE = "counts"
 """What scflow.tl.train(space="auto") stands for."""
-QUICK_STEPS = 200
+BUDGETS = ("default", "small")
+SHARE = 4
+"""The small budget is a fourth of the steps."""
+QUICK_STEPS, QUICK_EPOCHS = 200, 10
 COLUMNS = ["data", "seed", "row", "condition", "metric", "value", "floor", "trivial", "low", "high"]
 
 
@@ -53,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if table.empty:
         print("Nothing was measured.")
         return int(options.check)
+    save(table, options.out)
+    if options.figure:
+        figure(table, options.figure)
     print("\n" + markdown(table))
     judged = targets(table, options.default)
     for target in judged:
@@ -67,7 +87,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--spaces", nargs="*", help=f"spaces to train in ({' '.join(SPACES)}); none: real cells only")
     parser.add_argument("--default", default=DEFAULT_SPACE, help="the space the targets are about (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, help="each changes split, training and drawing (0 1 2)")
-    parser.add_argument("--steps", type=int, help="training steps (chosen from the data's size)")
+    parser.add_argument("--steps", type=int, help="training steps of scflow (chosen from the data's size)")
+    parser.add_argument(
+        "--budgets", nargs="+", choices=BUDGETS, default=list(BUDGETS), help=f"all steps, and 1/{SHARE} of them (both)"
+    )
+    parser.add_argument(
+        "--rivals", nargs="+", choices=(*RIVALS, "none"), default=list(RIVALS), help="what else draws cells (all)"
+    )
+    parser.add_argument("--epochs", type=int, help="training epochs of the rivals (scVI's own choice; 300 of dca)")
     parser.add_argument("--genes", type=int, default=2000, help="variable genes to keep (%(default)s)")
     parser.add_argument(
         "--variable-genes", choices=("variance", "seurat"), default="variance", help="how they are chosen"
@@ -76,6 +103,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--quick", action="store_true", help=f"pbmc68k, seed 0, {QUICK_STEPS} steps: does it run?")
     parser.add_argument("--out", type=Path, help="write every figure to this .csv, and the table beside it as .md")
+    parser.add_argument("--figure", type=Path, help="draw both AUC of every row on every data set into this file")
     parser.add_argument("--only-spaces", action="store_true", help="no reference rows, where another run has them")
     parser.add_argument("--join", nargs="+", type=Path, help="run nothing: one table of these .csv files")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed or not measured")
@@ -84,95 +112,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.data = options.data or (["pbmc68k"] if quick else list(DATA))
     options.seeds = options.seeds or ([0] if quick else [0, 1, 2])
     options.steps = options.steps or (QUICK_STEPS if quick else None)
+    options.epochs = options.epochs or (QUICK_EPOCHS if quick else None)
     options.spaces = list(SPACES) if options.spaces is None else options.spaces
+    options.rivals = [] if options.join else available(options.rivals)
     return options
 
 
-def data_folder() -> Path:
-    """The folder of real data: `SCFLOW_DATA` where it is set, otherwise ../shared/data beside the repository."""
-    return Path(os.environ.get("SCFLOW_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-
-
-def data_sets(names: Sequence[str]) -> Iterator[tuple[str, AnnData]]:
-    """Those of the data sets that are there, read one at a time; a line for each that is not."""
-    for name in names:
-        adata = load(name)
-        if adata is None:
-            print(f"{name}: not in {data_folder()}; set SCFLOW_DATA to its folder (data/README.md). Skipped.")
-        else:
-            yield name, adata
-
-
-def load(name: str) -> AnnData | None:
-    """A data set with integer counts in X, or None where its file is not there."""
-    if name == "pbmc68k":
-        return scflow.datasets.pbmc68k()
-    path = data_folder() / f"{name}.h5ad"
-    return anndata.read_h5ad(path) if path.is_file() else None
-
-
-def prepare(adata: AnnData, seed: int, n_genes: int = 2000, rule: str = "variance") -> tuple[AnnData, AnnData]:
-    """Half of each type to train on and half held out, both with the variable genes of the training cells.
-
-    `"variance"` is the judge's own rule: the largest variance of log1p of counts per 10,000; `"seurat"` is scanpy's
-    default flavour.
-    Genes without a count in the training cells and cells without a count in the genes left are dropped.
-    """
-    train, held_out = scflow.pp.split(adata, stratify=CONDITION, test_size=0.5, seed=seed)
-    counts = counts_of(train)
-    if rule == "variance":
-        chosen = Space.fit(counts, n_genes, n_components=1).chosen
-    else:
-        chosen = seurat_genes(counts, n_genes)
-    expressed = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) > 0
-    chosen = np.sort(chosen[expressed[chosen]])
-    halves = (side[:, chosen] for side in (train, held_out))
-    train, held_out = (half[library_sizes(counts_of(half)) > 0].copy() for half in halves)
-    return train, held_out
-
-
-def seurat_genes(counts: sparse.csr_matrix, n_genes: int) -> NDArray[np.int64]:
-    """Columns of the genes that scanpy's default flavour calls highly variable."""
-    import scanpy as sc
-
-    expression = AnnData(counts.astype(np.float32))
-    sc.pp.normalize_total(expression, target_sum=1e4)
-    sc.pp.log1p(expression)
-    found = sc.pp.highly_variable_genes(expression, n_top_genes=min(n_genes, counts.shape[1]), inplace=False)
-    return np.flatnonzero(found["highly_variable"].to_numpy())
-
-
-def counts_of(adata: AnnData) -> sparse.csr_matrix:
-    """The counts: in a layer of that name where there is one, as generated cells have it, otherwise in X."""
-    return sparse.csr_matrix(adata.layers.get("counts", adata.X))
-
-
-def types(adata: AnnData) -> NDArray[np.str_]:
-    """The type of each cell."""
-    labels: NDArray[np.str_] = adata.obs[CONDITION].astype(str).to_numpy(dtype=np.str_)
-    return labels
-
-
-def resampled(cells: AnnData, wanted: NDArray[np.str_], seed: int) -> AnnData:
-    """A real cell of each wanted type, drawn at random; no cell comes twice before all of its type have come.
-
-    Two copies of one cell in different folds would give the forest away.
-    """
-    rng = np.random.default_rng(seed)
-    have, rows = types(cells), np.empty(len(wanted), dtype=np.int64)
-    for label in np.unique(wanted):
-        places, pool = np.flatnonzero(wanted == label), np.flatnonzero(have == label)
-        if not len(pool):
-            pool = np.arange(len(have))
-        turns = -(-len(places) // len(pool))
-        rows[places] = np.concatenate([rng.permutation(pool) for _ in range(turns)])[: len(places)]
-    return cells_of(counts_of(cells)[rows], cells, wanted)
-
-
-def cells_of(counts: sparse.csr_matrix, like: AnnData, labels: NDArray[np.str_]) -> AnnData:
-    """An AnnData of counts with the genes of `like`."""
-    obs = pd.DataFrame({CONDITION: pd.Categorical(labels)}, index=pd.RangeIndex(len(labels)).astype(str))
-    return AnnData(counts, obs=obs, var=like.var[[]].copy())
+def available(rivals: Sequence[str]) -> list[str]:
+    """Those of the rivals that can be trained here; a line where scVI cannot."""
+    wanted = [name for name in rivals if name != "none"]
+    if importlib.util.find_spec("scvi") is None and any(name.startswith("scvi") for name in wanted):
+        print("scVI: not installed; pip install scflow-tools[benchmarks]")
+        wanted = [name for name in wanted if not name.startswith("scvi")]
+    return wanted
 
 
 def copying(cells: AnnData, train: AnnData, held_out: AnnData) -> float:
@@ -195,23 +147,21 @@ def nearest_distance(space: Space, cells: AnnData, others: AnnData) -> NDArray[A
     return distances[:, 0]
 
 
-def trained(
-    train: AnnData, held_out: AnnData, space: str, seed: int, options: argparse.Namespace
-) -> Iterator[tuple[str, AnnData, dict[str, float]]]:
-    """Cells of the held-out cells' types, drawn from a flow trained in a space, and how long both took.
-
-    In the default space also cells that are calibrated one by one.
-    """
-    start = time.perf_counter()
-    flow = scflow.tl.train(
-        train.copy(), condition=CONDITION, space=space, steps=options.steps, seed=seed, progress=False
-    )
-    seconds = {"train_seconds": time.perf_counter() - start}
-    ways = {space: "balanced"} | ({f"{space}{INDEPENDENT}": "independent"} if space == options.default else {})
-    for row, way in ways.items():
-        start, wanted = time.perf_counter(), held_out.obs[[CONDITION]]
-        cells = scflow.tl.generate(flow, held_out.n_obs, condition=wanted, calibration=way, seed=seed, progress=False)
-        yield row, cells, seconds | {"generate_seconds": time.perf_counter() - start}
+def requests(options: argparse.Namespace, n_cells: int, seed: int) -> Iterator[Request]:
+    """The trainings that the options ask for: scflow in each space and of each budget, then its rivals."""
+    common: dict[str, Any] = {"seed": seed, "threads": options.threads}
+    for space in options.spaces:
+        for budget in options.budgets:
+            steps, rows = options.steps, [space]
+            if budget == "small":
+                steps, rows = (options.steps or default_steps(n_cells)) // SHARE, [f"{space}{SMALL}"]
+            elif space == options.default:
+                rows.append(f"{space}{INDEPENDENT}")
+            yield Request(space, tuple(rows), steps=steps, **common)
+    for space in ("scvi", "dca"):
+        rows = [label for name, label in RIVALS.items() if name in options.rivals and name.startswith(space)]
+        if rows:
+            yield Request(space, tuple(rows), epochs=options.epochs, **common)
 
 
 def scored(real: AnnData, cells: AnnData, reference: AnnData, seed: int, metrics: Sequence[str]) -> pd.DataFrame:
@@ -246,10 +196,11 @@ def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) 
 
     if not options.only_spaces:
         yield from references()
-    for space in options.spaces:
-        for row, cells, seconds in trained(train, held_out, space, seed, options):
+    for request in requests(options, train.n_obs, seed):
+        for row, counts, costs in drawn(request, train, wanted):
+            cells = cells_of(counts, train, wanted)
             scores = scored(held_out, cells, train, seed, options.metrics)
-            yield figures(row, scores, copying=copying(cells, train, held_out), **seconds)
+            yield figures(row, scores, copying=copying(cells, train, held_out), **costs)
 
 
 def save(table: pd.DataFrame, out: Path | None) -> None:

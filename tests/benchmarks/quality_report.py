@@ -11,12 +11,23 @@ import torch
 
 import scflow
 
-DATA = ("pbmc68k", "pbmc3k", "kang_ctrl_donors", "cell_line_mixology")
+DATA = (
+    "pbmc68k",
+    "pbmc3k",
+    "pbmc_3chem",
+    "kang_ctrl_donors",
+    "kang_ifnb",
+    "pancreas_e15",
+    "cell_line_mixology",
+)
 SPACES = ("counts", "genes", "quantile", "pca")
 FLOOR, BOOTSTRAP, TRIVIAL = "floor", "bootstrap", "trivial"
 INDEPENDENT = ", one by one"
 """What is added to a space's name where its cells were calibrated one by one."""
-
+SMALL = ", small"
+"""What is added to a space's name where the flow was given a part of the steps."""
+RIVALS = {"scvi": "scVI, prior", "scvi-gaussian": "scVI, Gaussian", "dca": "plain latent flow"}
+"""The rows of other models, by the names that --rivals takes."""
 
 # What the table shows, in this order, and to how many decimals; the CSV has every metric.
 SHOWN = {
@@ -30,6 +41,8 @@ SHOWN = {
     "library_size_ks": ("library KS", 3),
     "copying": ("copying", 2),
     "train_seconds": ("train s", 0),
+    "train_cpu_seconds": ("train CPU s", 0),
+    "train_mb": ("train MB", 0),
     "generate_seconds": ("draw s", 0),
 }
 BEATS_TRIVIAL = ("forest_auc_genes", "forest_auc_components", "mmd")
@@ -46,7 +59,7 @@ class Target(NamedTuple):
 
 def heading() -> str:
     """The names over the lines."""
-    return f"\n{'data':20} {'seed':>4} {'row':20}" + "".join(f"{label:>11}" for label, _ in SHOWN.values())
+    return f"\n{'data':20} {'seed':>4} {'row':20}" + "".join(f"{label:>12}" for label, _ in SHOWN.values())
 
 
 def line(figures: pd.DataFrame) -> str:
@@ -54,7 +67,7 @@ def line(figures: pd.DataFrame) -> str:
     found = figures[figures["condition"] == "all"].set_index("metric")["value"]
     texts = (f"{found[m]:.{digits}f}" if m in found else "" for m, (_, digits) in SHOWN.items())
     first = figures.iloc[0]
-    return f"{first['data']:20} {first['seed']:>4} {first['row']:20}" + "".join(f"{text:>11}" for text in texts)
+    return f"{first['data']:20} {first['seed']:>4} {first['row']:20}" + "".join(f"{text:>12}" for text in texts)
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,8 +104,9 @@ def cell(summary: pd.DataFrame, key: tuple[str, str, str], digits: int) -> str:
 
 
 def rank(row: str) -> tuple[int, str]:
-    """Reference points first, then the spaces in their order."""
-    order = (FLOOR, BOOTSTRAP, TRIVIAL, *(space + way for space in SPACES for way in ("", INDEPENDENT)))
+    """Reference points first, then the spaces in their order, then rivals."""
+    spaces = (space + way for space in SPACES for way in ("", INDEPENDENT, SMALL))
+    order = (FLOOR, BOOTSTRAP, TRIVIAL, *spaces, *RIVALS.values())
     return (order.index(row) if row in order else len(order)), row
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from anndata import AnnData
-from quality import CONDITION, data_sets, prepare
+from cells import CONDITION, data_sets, prepare
 
 import scflow
 from scflow.flow import Flow

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from cells import CONDITION, cells_of, counts_of, data_sets, prepare, types
 from numpy.typing import NDArray
-from quality import CONDITION, cells_of, counts_of, data_sets, prepare, types
 from scipy import sparse
 from torch import Tensor
 
