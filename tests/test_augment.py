@@ -339,6 +339,8 @@ def test_the_column_may_be_text_truth_values_or_categories_of_numbers(kind: str,
     made = augment(cells, "own", n_obs={label: 5}, **QUICK)
     assert made.obs["own"].dtype == cells.obs["own"].dtype
     assert made.obs["own"].tolist()[100:] == [label] * 5
+    again = augment(made[:100].copy(), "own", flow=cells, n_obs={str(label): 5})  # As the shell gives it.
+    np.testing.assert_array_equal(dense(again.X), dense(made.X))
 
 
 def test_a_category_that_only_the_flow_knows_is_added(cells: AnnData, flow: Flow) -> None:

@@ -203,7 +203,8 @@ def _wanted(sizes: Mapping[Any, int], target: Any, n_obs: Any, key: str, flow: F
     if target is not None:
         asked = _up_to(sizes, target)
     elif isinstance(n_obs, Mapping):
-        asked = {label: whole(n, f"n_obs[{label!r}]", least=0) for label, n in n_obs.items()}
+        text = {str(label): label for label in sizes}  # "2" is the category 2, as in tl.generate.
+        asked = {text.get(str(label), label): whole(n, f"n_obs[{label!r}]", least=0) for label, n in n_obs.items()}
     else:
         asked = _in_shares(sizes, whole(n_obs, "n_obs"))
     wanted = {label: n for label, n in asked.items() if n}
