@@ -319,12 +319,29 @@ def test_raw_of_more_genes_is_left_out_with_a_word(cells: AnnData, flow: Flow) -
 # Conditions.
 
 
-def test_other_conditions_are_drawn_with_the_category(cells: AnnData) -> None:
-    cells.obs["age"] = np.where(cells.obs["cell_type"] == "type_2", 70, 30)
+@pytest.mark.parametrize("kind", ["int16", "uint8", "Int64", "float32", "object"])
+def test_other_conditions_are_drawn_with_the_category(kind: str, cells: AnnData) -> None:
+    cells.obs["age"] = pd.Series(np.where(cells.obs["cell_type"] == "type_2", 70, 30), cells.obs_names).astype(kind)
     two = scflow.tl.train(cells, condition=["cell_type", "age"], **QUICK)
     made = augment(cells, flow=two, n_obs={"type_2": 5})
     assert made.obs["age"].tolist()[100:] == [70] * 5
     assert made.obs["age"].dtype == cells.obs["age"].dtype
+
+
+def test_a_condition_that_is_a_fraction_among_whole_numbers_makes_a_column_of_fractions() -> None:
+    from scflow._anndata._joined import _table
+
+    made = _table(pd.DataFrame({"age": [1, 2]}), pd.DataFrame({"age": [2.5]}))
+    assert made["age"].tolist() == [1.0, 2.0, 2.5]
+    assert made["age"].dtype == np.float64
+
+
+def test_cells_without_counts_are_no_hindrance_with_a_flow(cells: AnnData, flow: Flow) -> None:
+    cells.X.data[cells.X.indptr[3] : cells.X.indptr[4]] = 0
+    made = augment(cells, flow=flow, n_obs={"type_2": 5})
+    assert made.n_obs == 105
+    with pytest.raises(InputError, match="1 of 100 cells have no counts"):
+        augment(cells, n_obs={"type_2": 5})
 
 
 @pytest.mark.parametrize("kind", ["text", "truth", "codes"])

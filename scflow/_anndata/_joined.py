@@ -57,7 +57,7 @@ def read_units(adata: AnnData, layer: str | None) -> Matrices:
     InputError
         Where `.X` is none of counts, normalised counts and their log1p: new cells could have no `.X`.
     """
-    source, counts = counts_layer(adata, layer), read_counts(adata, layer)
+    source, counts = counts_layer(adata, layer), read_counts(adata, layer, for_training=False)
     where = "adata.X" if source is None else f"adata.layers[{source!r}]"
     x = None if adata.X is None else Units.of(adata.X, counts)
     if adata.X is not None and x is None:
@@ -148,8 +148,14 @@ def _table(real: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """Rows of new cells below those of real ones, by position; NaN or NA where a column of `real` is not in `new`."""
     columns = {}
     for place, name in enumerate(real.columns):
-        column = _longer(real.iloc[:, place].reset_index(drop=True), len(new))
-        columns[name] = _filled(column, new[name], len(real)) if name in new else column
+        given = real.iloc[:, place].reset_index(drop=True)
+        column = _longer(given, len(new))
+        if name in new:
+            column = _filled(column, new[name], len(given))
+            # Nothing is missing: the plain type of whole numbers or truth values holds it.
+            whole = isinstance(given.dtype, np.dtype) and given.dtype.kind in "iub" and column.dtype.kind in "iub"
+            column = column.astype(given.dtype) if whole else column
+        columns[name] = column
     return pd.DataFrame(columns, index=pd.RangeIndex(len(real) + len(new)))
 
 
@@ -168,11 +174,10 @@ def _filled(column: pd.Series[Any], values: pd.Series[Any], n_real: int) -> pd.S
         more = [value for value in values.unique() if value not in column.cat.categories]
         column = column.cat.add_categories(more) if more else column
     elif pd.api.types.is_integer_dtype(column.dtype) and (values % 1 != 0).any():
-        column = column.astype("Float64")
+        numbers: pd.Series[Any] = column.astype("float64")
+        column = numbers
     column.iloc[n_real:] = list(values)
-    # Nothing is missing: the plain type of the real cells holds it.
-    plain = getattr(column.dtype, "numpy_dtype", None)
-    return column if plain is None or column.isna().any() else column.astype(plain)
+    return column
 
 
 def _under(values: Any, new: sparse.csr_matrix | None, names: pd.Index[Any]) -> Any:
