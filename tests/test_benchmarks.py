@@ -387,9 +387,10 @@ def test_a_type_that_is_not_rare_is_passed_over(
 ) -> None:
     augmentation = script("augmentation")
     monkeypatch.setattr(augmentation, "data_sets", lambda names: [("simulated", simulated)])
-    assert augmentation.main(["--rare", "type_2", "--sizes", "20", "--to", "20", "--seeds", "0"]) == 0
+    assert augmentation.main(["--rare", "type_2", "type_9", "--sizes", "20", "--to", "20", "--seeds", "0"]) == 0
     printed = capsys.readouterr().out
     assert "simulated, type_2, n 20, seed 0: as many as other types have. Skipped; raise --to." in printed
+    assert "simulated: no type 'type_9', but 'type_0', 'type_1', 'type_2'. Skipped." in printed
     assert printed.endswith("Nothing was measured.\n")
 
 

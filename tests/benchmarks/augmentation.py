@@ -24,6 +24,7 @@ from oversampling import METHODS, Examples, Task, available
 from quality import CONDITION, counts_of, data_sets, types
 
 import scflow
+from scflow.errors import listed
 from scflow.metrics import Space, library_sizes
 
 RARE = {"pancreas_e15": ["Delta"], "kang_ctrl_8types": ["Dendritic cells"], "pbmc3k": ["DC", "Platelet"]}
@@ -40,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for method in (m for m in options.methods if not available(m)):
         print(f"{method}: not installed. Skipped.")
     for name, adata in data_sets(options.data):
+        there = set(types(adata))
         for rare in options.rare or RARE.get(name, []):
+            if rare not in there:
+                print(f"{name}: no type {rare!r}, but {listed(sorted(there), most=20)}. Skipped.")
+                continue
             for rows in measured(adata, name, rare, options, table):
                 table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
                 if options.out:
