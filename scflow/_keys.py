@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "AUGMENT",
     "COUNTS",
     "DROPOUT",
     "FLOW",
@@ -17,6 +18,7 @@ __all__ = [
     "STANDARDIZED",
     "STATE",
     "STEPS",
+    "SYNTHETIC",
     "Slots",
     "slots",
 ]
@@ -44,6 +46,10 @@ class Slots:
         `.uns`: the table of scores.
     steps
         `.uns`: the table of scores by the number of evaluations.
+    synthetic
+        `.obs`: whether a cell was drawn from a flow.
+    augment
+        `.uns`: what the synthetic cells among real ones were drawn from, and how.
     """
 
     flow: str
@@ -57,6 +63,8 @@ class Slots:
     log_prob: str
     score: str
     steps: str
+    synthetic: str
+    augment: str
 
 
 def slots(key_added: str = "scflow") -> Slots:
@@ -81,6 +89,8 @@ def slots(key_added: str = "scflow") -> Slots:
         log_prob=f"{key_added}_log_prob",
         score=f"{key_added}_score",
         steps=f"{key_added}_steps",
+        synthetic=f"{key_added}_synthetic",
+        augment=f"{key_added}_augment",
     )
 
 
@@ -96,3 +106,5 @@ NOISE = slots().noise
 LOG_PROB = slots().log_prob
 SCORE = slots().score
 STEPS = slots().steps
+SYNTHETIC = slots().synthetic
+AUGMENT = slots().augment

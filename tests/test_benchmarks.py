@@ -416,3 +416,110 @@ def test_guidance_runs(
     monkeypatch.setattr(guidance, "two_sample_auc", lambda real, cells: SimpleNamespace(value=0.5))
     assert guidance.main(["--scales", "1", "2", "--interval", "0.2", "0.8", "--steps", "20"]) == 0
     assert "guidance 2 in (0.2, 0.8)" in capsys.readouterr().out
+
+
+@pytest.fixture
+def task(script: Callable[[str], ModuleType], simulated: AnnData) -> Any:
+    """Six cells of a type, which are to become twenty."""
+    augmentation = script("augmentation")
+    halves = scflow.pp.split(simulated, stratify="cell_type", test_size=0.5, seed=0)
+    options = augmentation.parse(["--to", "20", "--steps", "20"])
+    return augmentation.diminished(*halves, "type_2", 6, 0, options)[0]
+
+
+@pytest.mark.usefixtures("small_flows")
+@pytest.mark.parametrize("method", ["nothing", "class weights", "duplicates", "SMOTE", "noise", "scflow"])
+def test_every_remedy_leaves_the_training_cells_and_adds_to_the_rare_type(
+    script: Callable[[str], ModuleType], task: Any, method: str
+) -> None:
+    examples, n = script("oversampling").METHODS[method](task), task.train.n_obs
+    assert (task.more, int((task.train.obs["cell_type"] == "type_2").sum())) == (14, 6)
+    added = 0 if method in ("nothing", "class weights") else 14
+    assert examples.expression.shape[0] == len(examples.labels) == len(examples.weights) == n + added
+    np.testing.assert_array_equal(examples.expression[:n].toarray(), task.space.genes(task.train.X))
+    assert examples.labels[:n].tolist() == task.train.obs["cell_type"].tolist()
+    assert set(examples.labels[n:]) <= {"type_2"}
+    if method == "class weights":
+        totals = [examples.weights[examples.labels == label].sum() for label in set(examples.labels)]
+        np.testing.assert_allclose(totals, n / 3)
+    else:
+        assert (examples.weights == 1).all()
+
+
+def test_oversampled_cells_are_made_of_rare_ones(script: Callable[[str], ModuleType], task: Any) -> None:
+    methods, n = script("oversampling").METHODS, task.train.n_obs
+    few = task.space.genes(task.few)
+    again, between, noisy = (methods[m](task).expression[n:].toarray() for m in ("duplicates", "SMOTE", "noise"))
+    repeats = [(few == row).all(axis=1).nonzero()[0].tolist() for row in again]
+    assert sorted(np.bincount(np.concatenate(repeats)).tolist()) == [2, 2, 2, 2, 3, 3]
+    # A point of a segment: its distances to the two ends add up to that between them.
+    gaps = np.linalg.norm(few[:, None] - few[None], axis=-1)
+    ends = np.linalg.norm(few[None] - between[:, None], axis=-1)
+    slack = ends[:, :, None] + ends[:, None, :] - gaps[None] + 1e3 * np.eye(6)
+    np.testing.assert_allclose(slack.min(axis=(1, 2)), 0, atol=1e-4)
+    assert ends.min(axis=1).max() > 0.1
+    assert not noisy[:, (few == 0).all(axis=0)].any()
+    assert all(np.abs(few - row).max(axis=1).min() > 0.1 for row in noisy)
+
+
+@pytest.mark.usefixtures("small_flows")
+def test_augmentation_goes_on_where_it_stopped(
+    script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    simulated: AnnData,
+) -> None:
+    augmentation = script("augmentation")
+    monkeypatch.setattr(augmentation, "data_sets", lambda names: [(name, simulated) for name in names])
+    arguments = ["--data", "simulated", "--rare", "type_2", "--sizes", "5", "999", "--steps", "20", "--to", "50"]
+    arguments += ["--out", str(tmp_path / "a.csv"), "--figure", str(tmp_path / "a.png")]
+    assert augmentation.main([*arguments, "--seeds", "0", "--methods", "nothing", "scflow"]) == 0
+    first = pd.read_csv(tmp_path / "a.csv")
+    both = ["logistic", "forest"]
+    assert augmentation.main([*arguments, "--seeds", "0", "1", "--methods", "nothing", "--classifiers", *both]) == 0
+    table = pd.read_csv(tmp_path / "a.csv")
+    pd.testing.assert_frame_equal(table[: len(first)], first)
+    there = int((simulated.obs["cell_type"] == "type_2").sum()) // 2
+    assert set(table["n"]) <= {5, there, there + 1}
+    assert table["method"].tolist() == ["nothing", "scflow"] * 2 + ["nothing"] * 6
+    assert table.loc[4:, "classifier"].tolist() == ["forest"] * 2 + both * 2
+    assert table[["f1_rare", "f1_macro"]].stack().between(0, 1).all()
+    text = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    assert "### simulated, type_2, forest; 20 steps; seeds 0, 1;" in text
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("small_flows")
+def test_a_type_that_is_not_rare_is_passed_over(
+    script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    simulated: AnnData,
+) -> None:
+    augmentation = script("augmentation")
+    monkeypatch.setattr(augmentation, "data_sets", lambda names: [("simulated", simulated)])
+    assert augmentation.main(["--rare", "type_2", "type_9", "--sizes", "20", "--to", "20", "--seeds", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "simulated, type_2, n 20, seed 0: as many as other types have. Skipped; raise --to." in printed
+    assert "simulated: no type 'type_9', but 'type_0', 'type_1', 'type_2'. Skipped." in printed
+    assert printed.endswith("Nothing was measured.\n")
+
+
+def test_remedies_are_compared_seed_by_seed(script: Callable[[str], ModuleType]) -> None:
+    report = script("augmentation_report")
+    rows = [
+        {"data": "a", "rare": "b", "classifier": "logistic", "steps": 9, "n": 5, "seed": seed, "method": method}
+        | {"tested": 7, "f1_rare": luck + more, "f1_macro": luck}
+        for seed, luck in enumerate((0.1, 0.5, 0.3)) for method, more in (("nothing", 0.0), ("scflow", 0.25))
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    np.testing.assert_allclose(report.differences(table)["f1_rare"], 0.25)
+    # t(0.975, 2) = 4.3027 times 0.2 / sqrt(3).
+    np.testing.assert_allclose(
+        report.interval(table.loc[::2, "f1_rare"]), [0.3, 0.3 - 0.49683, 0.3 + 0.49683], rtol=1e-4
+    )
+    text = report.markdown(table)
+    assert "| scflow | 0.550 [0.053, 1.047] |" in text
+    assert "| F1 of the rare type, scflow less | 5 |\n|---|---|\n| nothing | +0.250 [+0.250, +0.250] |" in text

@@ -26,6 +26,7 @@ FILES = {
     "reflow": ["flow.safetensors"],
     "distill": ["flow.safetensors"],
     "generate": ["flow.safetensors"],
+    "augment": ["x.h5ad"],
     "score": ["a.h5ad", "b.h5ad"],
 }
 # What a command line cannot hold, and the positional data.
@@ -34,6 +35,7 @@ NOT_OPTIONS = {
     "reflow": {"flow_or_adata"},
     "distill": {"flow_or_adata"},
     "generate": {"flow_or_adata"},
+    "augment": {"adata"},
     "score": {"real", "generated"},
 }
 STEPS = ["--steps", "20", "--no-progress"]
@@ -203,6 +205,32 @@ def test_generate_takes_pairs(folder: Path) -> None:
     argv = ["generate", folder / "flow.safetensors", "--n-obs", 7, "--condition", "cell_type=type_1", "--out", out]
     assert main([str(word) for word in argv]) == 0
     assert anndata.read_h5ad(out).obs["cell_type"].tolist() == ["type_1"] * 7
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--target", "balance"], {"target": "balance"}),
+        (["--target", "0.9"], {"target": 0.9}),
+        (["--n-obs", "5"], {"n_obs": 5}),
+        (["--n-obs", "type_1=5", "type_0=2"], {"n_obs": {"type_1": 5, "type_0": 2}}),
+    ],
+)
+def test_augment_writes_what_the_function_returns(folder: Path, options: list[str], asked: dict[str, Any]) -> None:
+    out = folder / "augmented.h5ad"
+    argv = ["augment", folder / "train.h5ad", "--flow", folder / "flow.safetensors", "--out", out, "--overwrite"]
+    assert main([str(word) for word in [*argv, *options, "--no-progress"]]) == 0
+    made, cells = anndata.read_h5ad(out), anndata.read_h5ad(folder / "train.h5ad")
+    flow = scflow.Flow.load(folder / "flow.safetensors")
+    theirs = scflow.tl.augment(cells, flow=flow, progress=False, **asked)
+    assert (made.X != theirs.X).nnz == 0
+    assert made.obs["scflow_synthetic"].tolist() == theirs.obs["scflow_synthetic"].tolist()
+
+
+@pytest.mark.parametrize("amounts", [["5", "6"], ["five"], ["a=1", "a=2"], ["a="]])
+def test_amounts_that_are_none_are_refused(refused: Any, folder: Path, amounts: list[str]) -> None:
+    message = refused("augment", folder / "train.h5ad", "--n-obs", *amounts, "--out", folder / "never.h5ad")
+    assert "expected one whole number, or one CATEGORY=N" in message
 
 
 def test_generate_takes_a_table_with_one_row_a_cell(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scflow._anndata._annotations import match_genes, obs_column, read_conditions, read_embedding
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
+from scflow._anndata._joined import Matrices, joined, read_units
 from scflow._anndata._results import (
     Preprocessing,
     new_cells,
@@ -16,9 +17,11 @@ from scflow._anndata._results import (
 )
 
 __all__ = [
+    "Matrices",
     "Preprocessing",
     "checked",
     "counts_layer",
+    "joined",
     "match_genes",
     "new_cells",
     "obs_column",
@@ -27,6 +30,7 @@ __all__ = [
     "read_embedding",
     "read_flow",
     "read_preprocessing",
+    "read_units",
     "write_flow",
     "write_preprocessing",
     "write_table",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scflow.flow import Flow
 
-__all__ = ["distill", "generate", "reflow", "score", "train"]
+__all__ = ["augment", "distill", "generate", "reflow", "score", "train"]
 
 _CELLS = ".h5ad"
 _FLOW = ".safetensors"
@@ -69,6 +69,20 @@ def generate(options: argparse.Namespace) -> None:
     write_cells(new, target)
     what = f"{new.n_vars:,} genes" if new.n_vars else f"{new.obsm['X_scflow'].shape[1]:,} coordinates, without counts"
     _say_saved(target, f"{new.n_obs:,} cells of {what}")
+
+
+def augment(options: argparse.Namespace) -> None:
+    """Read cells, add synthetic ones, and write them all."""
+    source = check_input(options.adata, _CELLS)
+    target = check_output(options.out, _CELLS, overwrite=options.overwrite)
+    flow = None if options.flow is None else check_input(options.flow, _FLOW, _CELLS)
+    given = for_verb(options) | {"n_obs": _amounts(options.n_obs)}
+    from scflow.tl import augment as verb
+
+    made = verb(read_cells(source), flow=None if flow is None else _flow(flow), **given)
+    write_cells(made, target)
+    n = int(made.obs[f"{options.key_added}_synthetic"].sum())
+    _say_saved(target, f"{made.n_obs - n:,} real and {n:,} synthetic cells")
 
 
 def score(options: argparse.Namespace) -> None:
@@ -158,6 +172,24 @@ def _guidance(asked: float | list[str]) -> float | str | dict[str, str]:
             )
         weights[column] = weight
     return weights
+
+
+def _amounts(asked: list[str] | None) -> int | dict[str, int] | None:
+    """How many cells in all, or `CATEGORY=N` pairs."""
+    if asked is None:
+        return None
+    found: dict[str, int] = {}
+    for text in asked:
+        category, sign, number = text.rpartition("=")
+        if not number.isdecimal() or category in found or (not sign and len(asked) > 1):
+            raise InputError(
+                f"--n-obs was given {listed(asked)}; expected one whole number, or one CATEGORY=N for each category, "
+                "such as 'Delta=200'."
+            )
+        if not sign:
+            return int(number)
+        found[category] = int(number)
+    return found
 
 
 def _table(path: Path) -> pd.DataFrame:

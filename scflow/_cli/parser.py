@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scflow {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _train, _reflow, _distill, _generate, _score):
+    for add in (_demo, _train, _reflow, _distill, _generate, _augment, _score):
         add(commands)
     return parser
 
@@ -191,6 +191,26 @@ def _generate(commands: Any) -> None:
     add("--key-added", "the slot in .uns of an .h5ad file that the flow is in", default="scflow", metavar="NAME")
 
 
+def _augment(commands: Any) -> None:
+    parser = _command(commands, "augment", "COUNTS.h5ad ", "Put new cells beside real ones, where types are rare.")
+    parser.add_argument("adata", metavar="COUNTS.h5ad", help="real cells with raw counts")
+    _output(parser, "augmented.h5ad", "real and synthetic cells")
+    add = _Options(parser.add_argument_group("options of scflow.tl.augment"))
+    add("--key", "the column of .obs with the categories to add to", default="cell_type", metavar="COLUMN")
+    what = "balance: as many cells of each as the largest has; a number: that share of it"
+    add("--target", what, type=_share_or_balance, metavar="SHARE", shown="none")
+    add.several("--n-obs", "cells to add in all, or of each: Delta=200", metavar="N", shown="by --target")
+    add("--flow", f"what to draw from: {_CARRIED}", metavar="FLOW", shown="train one")
+    _layer(add)
+    add("--space", "where the flow that is trained lives", default="auto", metavar="NAME")
+    add("--steps", "training steps", type=_whole, metavar="N", shown="chosen from the data's size")
+    add("--calibration", "of counts: balanced, independent or none", default="balanced", metavar="NAME")
+    _device(add)
+    _seed(add)
+    _progress(add)
+    add("--key-added", "the slots' name, and what synthetic cells are called", default="scflow", metavar="NAME")
+
+
 def _score(commands: Any) -> None:
     text = "Score generated cells against held-out real ones."
     parser = _command(commands, "score", "REAL.h5ad GENERATED.h5ad ", text)
@@ -251,6 +271,10 @@ def _number(text: str) -> float:
 
 def _whole_or_auto(text: str) -> int | str:
     return text if text == "auto" else _whole(text)
+
+
+def _share_or_balance(text: str) -> float | str:
+    return text if text == "balance" else _number(text)
 
 
 def _number_or_auto(text: str) -> float | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # Not lazy: a function shares its file's name, and whoever imported the file first would find the module in its place.
+from scflow.tl.augment import augment
 from scflow.tl.diagnose import diagnose
 from scflow.tl.distill import distill
 from scflow.tl.generate import generate
@@ -11,4 +12,4 @@ from scflow.tl.score import score
 from scflow.tl.steps import steps
 from scflow.tl.train import train
 
-__all__ = ["diagnose", "distill", "generate", "reflow", "score", "steps", "train"]
+__all__ = ["augment", "diagnose", "distill", "generate", "reflow", "score", "steps", "train"]
