@@ -14,6 +14,7 @@ from scflow._anndata._results import (
     write_preprocessing,
     write_table,
 )
+from scflow._anndata._scores import read_scores
 
 __all__ = [
     "Preprocessing",
@@ -27,6 +28,7 @@ __all__ = [
     "read_embedding",
     "read_flow",
     "read_preprocessing",
+    "read_scores",
     "write_flow",
     "write_preprocessing",
     "write_table",
