@@ -10,5 +10,6 @@ from scflow.tl.reflow import reflow
 from scflow.tl.score import score
 from scflow.tl.steps import steps
 from scflow.tl.train import train
+from scflow.tl.verdict import verdict
 
-__all__ = ["diagnose", "distill", "generate", "reflow", "score", "steps", "train"]
+__all__ = ["diagnose", "distill", "generate", "reflow", "score", "steps", "train", "verdict"]
