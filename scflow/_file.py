@@ -1,4 +1,4 @@
-"""One kind of file: tensors as safetensors, a configuration as JSON in the header, a sha256 of both. Never a pickle."""
+"""Files written whole or not at all; one kind: tensors as safetensors, JSON in the header, a sha256. Never a pickle."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from scflow.errors import FileError
 
-__all__ = ["read", "write"]
+__all__ = ["read", "write", "write_bytes"]
 
 
 def write(target: Path, kind: str, config: str, tensors: Mapping[str, Any]) -> None:
-    """Write a file beside `target`, flush it to the disk and rename it: it is there whole, or not at all.
+    """Write tensors and their configuration to `target`, whole or not at all.
 
     Raises
     ------
@@ -27,11 +27,22 @@ def write(target: Path, kind: str, config: str, tensors: Mapping[str, Any]) -> N
     from safetensors.numpy import save as serialized
 
     header = {"kind": kind, "config": config, "sha256": _digest(config, tensors)}
+    write_bytes(target, serialized(dict(tensors), metadata=header))
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file beside `target`, flush it to the disk and rename it: it is there whole, or not at all.
+
+    Raises
+    ------
+    FileError
+        Where the disk refuses.
+    """
     written = None
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             written = file.name
-            file.write(serialized(dict(tensors), metadata=header))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex
 
 import scflow
 from scflow.errors import InputError
-from scflow.metrics import profile
+from scflow.metrics import log_normalised, profile
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +219,74 @@ def test_genes_compares_on_shared_genes_and_reads_layers(pbmc: AnnData) -> None:
     assert (np.unique(both.round(9), axis=0, return_counts=True)[1] % 2 == 0).all()
 
 
+# correlation
+
+
+def test_correlation_draws_real_below_and_generated_above_the_diagonal(pbmc: AnnData) -> None:
+    real, generated = pbmc[:400].copy(), pbmc[400:].copy()
+    before = contents(real), contents(generated)
+    square, drawn_pairs, real_pairs = scflow.pl.correlation(real, generated, n_genes=40)
+    assert (contents(real), contents(generated)) == before
+    both = np.asarray(square.images[0].get_array(), dtype=float)
+    expression = [log_normalised(adata.X).toarray() for adata in (real, generated)]
+    top = np.sort(np.argsort(-expression[0].var(axis=0), kind="stable")[:40])
+    below, above = np.tril_indices(40, -1), np.triu_indices(40, 1)
+    for x, part in zip(expression, (below, above), strict=True):
+        # The same pairs, in the order of a clustering.
+        expected = np.corrcoef(x[:, top], rowvar=False)[below]
+        np.testing.assert_allclose(np.sort(both[part]), np.sort(expected), atol=1e-5)
+    # Genes that go together stand beside each other.
+    unordered = np.corrcoef(expression[0][:, top], rowvar=False)
+    filled = np.where(np.tri(40, k=-1, dtype=bool), both, both.T)
+    assert np.diagonal(filled, 1).mean() > np.diagonal(unordered, 1).mean() + 0.1
+    assert len(points(drawn_pairs)) == len(points(real_pairs)) == 780
+    np.testing.assert_array_equal(points(drawn_pairs)[:, 0], points(real_pairs)[:, 0])
+    errors = [float(ax.get_title().split()[-1]) for ax in (drawn_pairs, real_pairs)]
+    for ax, error in zip((drawn_pairs, real_pairs), errors, strict=True):
+        assert abs(np.abs(points(ax)[:, 0] - points(ax)[:, 1]).mean() - error) < 6e-4
+
+
+def test_correlation_sees_shuffled_genes_and_keeps_to_the_seed(pbmc: AnnData) -> None:
+    real, generated = pbmc[:400].copy(), pbmc[400:].copy()
+    dense = generated.X.toarray()
+    generated.X = np.random.default_rng(0).permuted(dense, axis=0)
+    axes = scflow.pl.correlation(real, generated)
+    lost, kept = (float(ax.get_title().split()[-1]) for ax in axes[1:])
+    assert lost > 1.15 * kept
+    again = scflow.pl.correlation(real, generated, ax=plt.subplots(1, 3)[1])
+    np.testing.assert_array_equal(points(axes[1]), points(again[1]))
+
+
+# neighbours
+
+
+def ratio(ax: Axes) -> float:
+    return float(ax.get_title().split()[-1])
+
+
+def test_neighbours_tell_copies_from_new_cells(pbmc: AnnData) -> None:
+    train, held_out = scflow.pp.split(pbmc, stratify="cell_type", test_size=0.5)
+    real, new = scflow.pp.split(held_out, test_size=0.5)
+    before = contents(real), contents(train)
+    axes = scflow.pl.neighbours(real, new, train)
+    assert (contents(real), contents(train)) == before
+    assert all(0.9 < ratio(ax) < 1.1 for ax in axes)
+    assert [ax.get_title().split(":")[0] for ax in axes] == ["generated cells", "real held-out cells"]
+    assert legend(axes[0]) == ["nearest training cell", "nearest held-out cell"]
+    copies = scflow.pl.neighbours(held_out, train[:100].copy(), train, ax=plt.subplots(1, 2)[1])
+    assert ratio(copies[0]) == 0.0
+    # Every copy finds its origin, and itself is no neighbour of a held-out cell.
+    assert copies[0].lines[0].get_xdata().max() < 1e-4
+    assert copies[1].lines[2].get_xdata().min() > 1.0
+
+
+def test_neighbours_take_as_many_training_as_held_out_cells(pbmc: AnnData) -> None:
+    # From ten times as many cells the nearest would be nearer.
+    train, held_out = scflow.pp.split(pbmc, stratify="cell_type", test_size=0.1)
+    new, real = held_out[::2].copy(), held_out[1::2].copy()
+    assert all(0.85 < ratio(ax) < 1.15 for ax in scflow.pl.neighbours(real, new, train))
+
+
 # history
 
 
@@ -257,6 +325,17 @@ def test_history_takes_axes_and_a_run_without_validation() -> None:
         (lambda a: scflow.pl.umap(a, a, ax=plt.subplots(1, 2)[1]), r"ax holds 2 Axes; this picture draws on 3.*1, 3"),
         (lambda a: scflow.pl.umap(a[:3], a), r"real has 3 cells; a UMAP needs at least 4"),
         (lambda a: scflow.pl.genes(a[:, :20], a[:, 20:]), r"real and generated share 0 of 20 and 30 genes"),
+        (lambda a: scflow.pl.neighbours(a, a, a[:, :1]), r"real and generated and reference share 1 of 50 and 50 and"),
+        (
+            lambda a: scflow.pl.neighbours(a, a[:3], a),
+            r"There are 200 held-out, 3 generated and 200 training cells; ex",
+        ),
+        (lambda a: scflow.pl.neighbours(a, a, a, layer="raw"), r"has no layer 'raw'"),
+        (
+            lambda a: scflow.pl.correlation(a[:12], a),
+            r"12 real cells in two halves and 200 generated ones leave 6 a si",
+        ),
+        (lambda a: scflow.pl.correlation(a, a, n_genes=2), r"n_genes=2 makes no picture; expected at least 3"),
         (lambda a: scflow.pl.genes(a, a, layer="raw"), r"has no layer 'raw'"),
         (lambda a: scflow.pl.score(scores(), condition="b"), r"no condition 'b'.* There are 'all', 'B'"),
         (lambda a: scflow.pl.score(a), r"no 'scflow_score': these cells were not scored.*scflow.tl.score\("),

@@ -15,6 +15,7 @@ from scflow._anndata._results import (
     write_preprocessing,
     write_table,
 )
+from scflow._anndata._scores import read_scores
 
 __all__ = [
     "Matrices",
@@ -30,6 +31,7 @@ __all__ = [
     "read_embedding",
     "read_flow",
     "read_preprocessing",
+    "read_scores",
     "read_units",
     "write_flow",
     "write_preprocessing",

@@ -86,22 +86,26 @@ def augment(options: argparse.Namespace) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Read cells, score them, write the table and print it."""
+    """Read cells, score them, write the table and print it with its verdict; a page too, where one is asked for."""
     names = ["real", "generated"] + ([] if options.reference is None else ["reference"])
     sources = {name: check_input(getattr(options, name), _CELLS) for name in names}
     target = check_output(options.out, ".csv", overwrite=options.overwrite)
+    page = None if options.report is None else check_output(options.report, ".html", overwrite=options.overwrite)
     given = for_verb(options) | {
         "condition": None if options.condition == ["none"] else _alone(options.condition),
         "metrics": _alone(options.metrics),
     }
     cells = {name: read_cells(path) for name, path in sources.items()}
-    from scflow.tl import score as verb
+    from scflow import tl
 
-    table = verb(cells["real"], cells["generated"], reference=cells.get("reference"), **given)
+    table = tl.score(**cells, **given)
     write_whole(target, lambda path: table.to_csv(path, index=False))
-    print(tables_of(table))
-    print()
+    print(f"{tables_of(table)}\n\n{tl.verdict(table)}\n")
     _say_saved(target, f"{len(table)} rows")
+    if page is not None:
+        same = {name: given[name] for name in ("condition", "layer", "seed")}
+        tl.report(**cells, **same, scores=table, path=page, overwrite=options.overwrite)
+        _say_saved(page, "the verdict, scores and pictures")
 
 
 def _flow_target(options: argparse.Namespace) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["build_parser", "for_verb"]
 
-_OWN = frozenset({"adata", "command", "flow", "generated", "n_obs", "out", "overwrite", "real", "reference"})
+_OWN = frozenset({"adata", "command", "flow", "generated", "n_obs", "out", "overwrite", "real", "reference", "report"})
 
 _FILES_FIRST = "Files come first, options after them: an option that takes several values takes all that follow."
 
@@ -217,6 +217,8 @@ def _score(commands: Any) -> None:
     parser.add_argument("real", metavar="REAL.h5ad", help="held-out real cells: none of them may have been trained on")
     parser.add_argument("generated", metavar="GENERATED.h5ad", help="the cells to judge")
     _output(parser, "scores.csv", "the table")
+    what = "an HTML page too, with the verdict and pictures"
+    _Options(parser)("--report", what, metavar="FILE.html", shown="none")
     add = _Options(parser.add_argument_group("options of scflow.tl.score"))
     add("--reference", "the training cells", metavar="FILE.h5ad", shown="half of the real cells")
     what = "columns of .obs to compare within; auto: those that the cells were drawn with; none: all cells as one"

@@ -12,7 +12,16 @@ from scipy import sparse
 from scflow.errors import InputError
 from scflow.metrics.estimate import Estimate, normal_interval
 
-__all__ = ["Profile", "gene_correlation", "gene_means", "gene_variances", "ks", "profile", "zero_fractions"]
+__all__ = [
+    "Profile",
+    "correlations",
+    "gene_correlation",
+    "gene_means",
+    "gene_variances",
+    "ks",
+    "profile",
+    "zero_fractions",
+]
 
 Compare = Literal["error", "correlation"]
 Numbers = NDArray[np.float64]
@@ -110,6 +119,20 @@ def gene_correlation(
     _check(x, y)
     top = np.sort(np.argsort(-profile(y).variance, kind="stable")[:n_genes])
     return _jackknifed(_products(x[:, top], seed), _products(y[:, top], seed + 1), _correlation_error, interval)
+
+
+def correlations(x: sparse.csr_matrix) -> NDArray[np.float64]:
+    """Pearson's r between all pairs of columns of `x` `[n, n_genes]`, `[n_genes, n_genes]`.
+
+    0 with a column that does not vary, and so on its place in the diagonal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> correlations(sparse.csr_matrix(np.array([[0, 2, 1], [1, 1, 1], [2, 0, 1]]))).round(3).tolist()
+    [[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    return _correlations(_products(x, 0).sum(axis=0))
 
 
 def ks(x: NDArray[Any], y: NDArray[Any], *, interval: bool = True, n_bootstrap: int = 200, seed: int = 0) -> Estimate:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 # Not lazy: a function shares its file's name, and whoever imported the file first would find the module in its place.
 # matplotlib and umap are imported inside the functions.
+from scflow.pl.correlation import correlation
 from scflow.pl.genes import genes
 from scflow.pl.history import history
+from scflow.pl.neighbours import neighbours
 from scflow.pl.score import score
 from scflow.pl.steps import steps
 from scflow.pl.umap import umap
 
-__all__ = ["genes", "history", "score", "steps", "umap"]
+__all__ = ["correlation", "genes", "history", "neighbours", "score", "steps", "umap"]

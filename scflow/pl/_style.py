@@ -1,8 +1,8 @@
-"""What all pictures share: axes, colours, and the reading of two sets of cells."""
+"""What all pictures share: axes, colours, and the reading of sets of cells."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,28 +77,31 @@ def _palette(n: int) -> list[str]:
     return [to_hex(colormaps["turbo"](i / (n - 1))) for i in range(n)]
 
 
-def shared_counts(real: AnnData, generated: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Counts of both on the genes that both have, in the order of `real`.
+def shared_counts(cells: Mapping[str, AnnData], layer: str | None) -> list[sparse.csr_matrix]:
+    """Counts of each set of cells, by its name, on the genes that all have, in the order of the first.
 
     Raises
     ------
     InputError
         Where they share fewer than two genes, or hold no counts.
     """
-    real, generated = checked(real, name="real"), checked(generated, name="generated")
-    genes = real.var_names[real.var_names.isin(generated.var_names)]
+    adatas = {name: checked(adata, name=name) for name, adata in cells.items()}
+    genes, *others = (adata.var_names for adata in adatas.values())
+    for other in others:
+        genes = genes[genes.isin(other)]
     if len(genes) < 2:
+        numbers = " and ".join(str(adata.n_vars) for adata in adatas.values())
+        names = "; ".join(f"{name}: {listed(adata.var_names, 3)}" for name, adata in adatas.items())
         raise InputError(
-            f"real and generated share {len(genes)} of {real.n_vars} and {generated.n_vars} genes (real: "
-            f"{listed(real.var_names, 3)}; generated: {listed(generated.var_names, 3)}). Expected the same names in "
-            ".var_names of both."
+            f"{' and '.join(adatas)} share {len(genes)} of {numbers} genes ({names}). Expected the same names in "
+            ".var_names of all."
         )
     found = []
-    for adata, name in ((real, "real"), (generated, "generated")):
-        here = layer if layer in adata.layers else None
-        if layer is not None and here is None and layer not in real.layers:
-            here = layer  # In neither: reading it says which layers there are.
+    nowhere = not any(layer in adata.layers for adata in adatas.values())
+    for name, adata in adatas.items():
+        # In none: reading it says which layers there are.
+        here = layer if layer in adata.layers or nowhere else None
         counts = read_counts(adata, here, name=name, for_training=False)
         whole = adata.var_names.equals(genes)
         found.append(counts if whole else sparse.csr_matrix(counts[:, adata.var_names.get_indexer(genes)]))
-    return found[0], found[1]
+    return found

@@ -45,7 +45,7 @@ def genes(
     InputError
         Where values are no counts, or the two share fewer than two genes.
     """
-    profiles = [profile(counts) for counts in shared_counts(real, generated, layer)]
+    profiles = [profile(counts) for counts in shared_counts({"real": real, "generated": generated}, layer)]
     left, right = axes = axes_of(ax, 2, 4.8, 4.0)
     mean, variance, zeros = (np.concatenate(parts) for parts in zip(*profiles, strict=True))
     paint = np.repeat(np.array([REAL, GENERATED]), len(mean) // 2)

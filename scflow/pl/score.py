@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scflow import _keys
-from scflow._anndata import checked
+from scflow._anndata import read_scores
 from scflow.errors import InputError, listed, nearest
+from scflow.metrics.words import figure, title
 from scflow.pl._style import GENERATED, axes_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 _FLOOR, _TRIVIAL = "#0072b2", "#4d4d4d"
-_COLUMNS = ("condition", "metric", "value", "floor", "trivial", "low", "high")
 
 
 def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | None = None) -> Axes:
@@ -48,7 +47,7 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
     InputError
         Where there is no table, it lacks columns, or it has no such condition.
     """
-    table = _table(scores)
+    table = read_scores(scores)
     conditions = list(dict.fromkeys(table["condition"].astype(str)))
     if condition not in conditions:
         raise InputError(
@@ -66,27 +65,6 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
     if condition != "all":
         axes.set_title(condition, loc="left")
     return axes
-
-
-def _table(scores: Any) -> pd.DataFrame:
-    """The table, out of whatever holds it."""
-    if isinstance(scores, pd.DataFrame):
-        table = scores
-    else:
-        adata = checked(scores, name="scores")
-        if _keys.SCORE not in adata.uns:
-            raise InputError(
-                f"scores.uns has no {_keys.SCORE!r}: these cells were not scored. Score them first: "
-                "scflow.tl.score(real, generated, reference=train)."
-            )
-        table = adata.uns[_keys.SCORE]
-    missing = [column for column in _COLUMNS if column not in table]
-    if missing or table.empty:
-        raise InputError(
-            f"The table has {len(table)} rows and lacks {len(missing)} of {len(_COLUMNS)} columns"
-            f"{f' ({listed(missing)})' if missing else ''}. Expected what scflow.tl.score returns."
-        )
-    return table
 
 
 def _draw(ax: Axes, placed: pd.DataFrame, limits: tuple[float, float]) -> None:
@@ -111,7 +89,7 @@ def _draw(ax: Axes, placed: pd.DataFrame, limits: tuple[float, float]) -> None:
 
 def _annotate(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
     """Names on the left, numbers on the right under headings that show each mark, what 0 and 1 are below."""
-    ax.set_yticks(np.arange(len(rows)), [_title(str(name)) for name in rows["metric"]])
+    ax.set_yticks(np.arange(len(rows)), [title(str(name)) for name in rows["metric"]])
     ax.tick_params(axis="y", length=0)
     names = {-1: "trivial,\nbelow the floor", 0: "floor:\nreal against real", 1: "trivial\ngenerator"}
     ticks = [tick for tick in names if limits[0] <= tick <= limits[1]]
@@ -121,26 +99,9 @@ def _annotate(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None
     columns = (("┃ floor", 0.2, _FLOOR), ("● generated [95 %]", 0.75, GENERATED), ("◇ trivial", 0.95, _TRIVIAL))
     figures = rows[["floor", "value", "low", "high", "trivial"]].to_numpy(dtype=np.float64)
     texts = [tuple(heading for heading, _, _ in columns)] + [
-        (_number(floor), f"{_number(value)} [{_number(low)}, {_number(high)}]", _number(trivial))
+        (figure(floor), f"{figure(value)} [{figure(low)}, {figure(high)}]", figure(trivial))
         for floor, value, low, high, trivial in figures.tolist()
     ]
     for i, line in enumerate(texts):
         for text, (_, x, color) in zip(line, columns, strict=True):
             ax.text(start + x * width, i - 1, text, ha="right", va="center", color=color, fontsize="small")
-
-
-def _title(metric: str) -> str:
-    """A metric's name as one writes it."""
-    words = ["KS" if word == "ks" else word.upper() if word in ("auc", "mmd") else word for word in metric.split("_")]
-    return " ".join(words)
-
-
-def _number(value: float) -> str:
-    """Three digits that matter, without exponents where they can be avoided; a real minus sign."""
-    if not np.isfinite(value):
-        return "–"
-    text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.4f}"
-    if abs(value) >= 100:
-        text = f"{value:.1f}"
-    # Rounded to nothing, a number has lost its sign.
-    return text.replace("-", "−") if float(text) else text.removeprefix("-")

@@ -71,10 +71,10 @@ def umap(
     >>> adata = scflow.datasets.pbmc68k()
     >>> axes = scflow.pl.umap(adata[:400], adata[400:], color="cell_type")  # doctest: +SKIP
     """
-    counts = shared_counts(real, generated, layer)
+    counts = shared_counts({"real": real, "generated": generated}, layer)
     columns = [] if color is None else [_column(real, color, "real"), _column(generated, color, "generated")]
     axes = axes_of(ax, 3, 4.6, 4.2)
-    points = _embedded(*counts, seed)
+    points = _embedded(counts[0], counts[1], seed)
     size = float(np.clip(12_000 / max(map(len, points)), 1.0, 16.0))
     if color is None:
         for one, xy, paint in zip(axes, points, (REAL, GENERATED), strict=False):

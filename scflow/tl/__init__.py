@@ -8,8 +8,21 @@ from scflow.tl.diagnose import diagnose
 from scflow.tl.distill import distill
 from scflow.tl.generate import generate
 from scflow.tl.reflow import reflow
+from scflow.tl.report import report
 from scflow.tl.score import score
 from scflow.tl.steps import steps
 from scflow.tl.train import train
+from scflow.tl.verdict import verdict
 
-__all__ = ["augment", "diagnose", "distill", "generate", "reflow", "score", "steps", "train"]
+__all__ = [
+    "augment",
+    "diagnose",
+    "distill",
+    "generate",
+    "reflow",
+    "report",
+    "score",
+    "steps",
+    "train",
+    "verdict",
+]
