@@ -389,6 +389,14 @@ def test_differences_are_from_the_default_of_the_same_seed(script: Callable[[str
     text = report.markdown(pd.DataFrame(rows))
     assert "### a, counts, calibrated; 9 steps; seeds 0, 1" in text
     assert "| path: path | 6.250 ± 2.828 (+0.250 ± 0.000) |" in text
+    assert "| path (counts): path | +0.250 | +0.250 | +0.250 |" in report.summary(pd.DataFrame(rows))
+
+
+def test_a_difference_is_certain_where_three_seeds_agree(script: Callable[[str], ModuleType]) -> None:
+    difference = script("ablation_report")._difference
+    assert difference(pd.Series([0.10, 0.11, 0.12]), 3) == "**+0.110**"
+    assert difference(pd.Series([0.10, 0.11, -0.12]), 3) == "+0.030"
+    assert difference(pd.Series([0.1, 0.1]), 3) == "+0.100"
 
 
 def test_guidance_is_judged_by_labels_and_by_variance(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from ablation_report import DEFAULT, METRICS, figure, markdown
+from ablation_report import DEFAULT, METRICS, figure, markdown, summary
 from anndata import AnnData
 from cells import data_sets, prepare
 from learner import Learner
@@ -87,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the file does not hold yet, and print tables of all that was asked for."""
     options = parse(arguments)
     torch.set_num_threads(1)  # Processor time is a field's own only where one thread does the work.
-    table = read(options.out)
-    for name, adata in data_sets(options.data):
+    table = pd.concat([read(path) for path in options.join], ignore_index=True) if options.join else read(options.out)
+    for name, adata in () if options.join else data_sets(options.data):
         for seed in options.seeds:
             for rows in measured(adata, name, seed, options, done(table)):
                 append(rows, options.out)
@@ -97,9 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if table.empty:
         print("Nothing was measured.")
         return 0
-    print("\n" + markdown(table))
+    text = f"{markdown(table)}\n### In short\n\n{summary(table)}"
+    print("\n" + text)
     if options.out:
-        options.out.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
+        options.out.with_suffix(".md").write_text(text, encoding="utf-8")
     if options.figure:
         figure(table, options.figure)
     return 0
@@ -118,6 +119,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--metrics", nargs="+", default=list(METRICS), choices=list(METRICS), metavar="METRIC", help=", ".join(METRICS))
     add("--out", type=Path, help="add every row to this .csv as soon as it is there, and write the tables as .md")
     add("--figure", type=Path, help="draw the differences from the default")
+    add("--join", nargs="+", type=Path, help="measure nothing: tables and figure of these .csv files")
     return parser.parse_args(arguments)
 
 
