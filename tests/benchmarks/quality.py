@@ -25,8 +25,7 @@ from scipy import sparse
 
 import scflow
 from scflow.metrics import DEFAULT as METRICS
-from scflow.metrics import Space, library_sizes, poisson_cells
-from scflow.metrics.protocol import set_aside
+from scflow.metrics import Space, library_sizes, poisson_cells, set_aside
 
 CONDITION = "cell_type"
 DEFAULT_SPACE = "counts"
