@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from scflow.metrics import genes, neighbours
 from scflow.metrics.classifiers import auc, out_of_fold
-from scflow.metrics.copying import copying, duplicates
+from scflow.metrics.copies import copying, duplicates
 from scflow.metrics.dropout import dropout_curve
+from scflow.metrics.entropic import sinkhorn
 from scflow.metrics.estimate import Estimate
 from scflow.metrics.fold_changes import fold_change_slope
 from scflow.metrics.kernels import energy_distance, mmd
 from scflow.metrics.labels import label_accuracy, label_model, macro_f1
 from scflow.metrics.permutation import mmd_test
 from scflow.metrics.sides import EVERYTHING, MIN_CELLS, Cells, Setting
-from scflow.metrics.sinkhorn import sinkhorn
 from scflow.metrics.sliced import sliced_wasserstein
 from scflow.metrics.transport import wasserstein
 

@@ -12,7 +12,16 @@ from scflow.errors import InputError
 from scflow.metrics.estimate import Estimate, jackknife_variance, normal_interval
 from scflow.metrics.transport import check_clouds
 
-__all__ = ["NEIGHBOURS", "coverage", "density", "nearest_distances", "precision", "radii", "recall"]
+__all__ = [
+    "NEIGHBOURS",
+    "coverage",
+    "density",
+    "nearest_distances",
+    "nearest_neighbours",
+    "precision",
+    "radii",
+    "recall",
+]
 
 NEIGHBOURS = 5
 """The k of Naeem et al. (2020)."""
@@ -148,6 +157,17 @@ def radii(x: NDArray[Any], k: int = NEIGHBOURS) -> Numbers:
         squares[np.arange(len(squares)), np.arange(rows.start, rows.start + len(squares))] = 0.0
         found[rows] = np.sqrt(np.partition(squares, k, axis=1)[:, k])
     return found
+
+
+def nearest_neighbours(x: NDArray[Any], k: int) -> tuple[Numbers, NDArray[np.int64]]:
+    """Squared distances to the `k` nearest others of each cell, and which these are, ``[n, k]`` in no order."""
+    x, _ = _checked(x, x, k)
+    far, near = np.empty((len(x), k)), np.empty((len(x), k), dtype=np.int64)
+    for rows, squares in _squares(x, x):
+        squares[np.arange(len(squares)), np.arange(rows.start, rows.start + len(squares))] = np.inf
+        near[rows] = np.argpartition(squares, k - 1, axis=1)[:, :k]
+        far[rows] = np.take_along_axis(squares, near[rows], axis=1)
+    return far, near
 
 
 def nearest_distances(x: NDArray[Any], y: NDArray[Any], groups: NDArray[np.int64] | None = None) -> Numbers:

@@ -18,7 +18,7 @@ from scflow.metrics.sides import EVERYTHING, Cells, Setting, Training
 from scflow.metrics.space import Space
 from scflow.metrics.trivial import poisson_cells
 
-__all__ = ["Row", "judge"]
+__all__ = ["Clouds", "Row", "clouds_of", "judge", "rows_of", "trivial"]
 
 Compared = dict[str, dict[str, dict[str, Estimate]]]
 """Metric -> "value", "floor" or "trivial" -> condition -> estimate."""
@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Clouds:
+class Clouds:
     """Counts of the three clouds and the category of each of their cells."""
 
     real: sparse.csr_matrix
@@ -115,21 +115,33 @@ def judge(
     """
     labelled = real_labels is not None
     names = meaningful(known(list(metrics) if not isinstance(metrics, str) else metrics), labelled)
-    given = (real_labels, generated_labels, reference_labels if reference is not None else real_labels)
-    counts = (real, generated, real if reference is None else reference)
-    clouds = _Clouds(*counts, *_as_labels(counts, given))
-    if reference is None:
-        aside = set_aside(clouds.real_labels, seed)
-        clouds = replace(
-            clouds,
-            real=real[~aside],
-            reference=real[aside],
-            real_labels=clouds.real_labels[~aside],
-            reference_labels=clouds.real_labels[aside],
-        )
+    clouds = clouds_of(real, generated, reference, (real_labels, generated_labels, reference_labels), seed)
     space = Space.fit(clouds.reference, n_genes, n_components)
     repeats = _repeats(clouds, space, names, max_cells, labelled, seed)
     return rows_of(names, repeats, [name for name in names if METRICS[name].has_ratio])
+
+
+def clouds_of(
+    real: sparse.csr_matrix,
+    generated: sparse.csr_matrix,
+    reference: sparse.csr_matrix | None,
+    labels: Sequence[NDArray[Any] | None],
+    seed: int,
+) -> Clouds:
+    """The three clouds with their labels; without a reference half of the real cells take its place."""
+    counts = (real, generated, real if reference is None else reference)
+    given = (*labels[:2], labels[0] if reference is None else labels[2])
+    clouds = Clouds(*counts, *_as_labels(counts, given))
+    if reference is not None:
+        return clouds
+    aside = set_aside(clouds.real_labels, seed)
+    return replace(
+        clouds,
+        real=real[~aside],
+        reference=real[aside],
+        real_labels=clouds.real_labels[~aside],
+        reference_labels=clouds.real_labels[aside],
+    )
 
 
 def _as_labels(counts: Sequence[sparse.csr_matrix], given: Sequence[NDArray[Any] | None]) -> list[NDArray[np.str_]]:
@@ -153,7 +165,7 @@ def _as_labels(counts: Sequence[sparse.csr_matrix], given: Sequence[NDArray[Any]
 
 
 def _repeats(
-    clouds: _Clouds, space: Space, names: Sequence[str], max_cells: int, labelled: bool, seed: int
+    clouds: Clouds, space: Space, names: Sequence[str], max_cells: int, labelled: bool, seed: int
 ) -> Iterator[Compared]:
     """For each random halving: metric -> "value", "floor" or "trivial" -> condition -> estimate.
 
@@ -173,7 +185,7 @@ def _repeats(
 
 
 def _compared(
-    clouds: _Clouds, halves: Halves, space: Space, training: Training, names: Sequence[str], seed: int
+    clouds: Clouds, halves: Halves, space: Space, training: Training, names: Sequence[str], seed: int
 ) -> Compared:
     """Every metric on generated cells, on the other half and on the trivial generator, all against the one half."""
     real = Cells.of(clouds.real[halves.a], space)

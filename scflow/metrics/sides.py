@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scflow.metrics.copying import fingerprints
+from scflow.metrics.copies import fingerprints
 from scflow.metrics.kernels import median_distance
 from scflow.metrics.labels import label_model
 from scflow.metrics.neighbours import radii
