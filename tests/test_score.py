@@ -93,9 +93,10 @@ def test_new_cells_of_the_same_law_score_the_floor_where_trivial_ones_do_not(
         assert abs(row["distance"]) < 0.25 * abs(row["trivial"] - row["floor"]), metric
     pd.testing.assert_series_equal(table["distance"], table["value"] - table["floor"], check_names=False)
     no_ratio = table["metric"].isin(["mmd", "energy", "forest_auc_genes", "forest_auc_components", "duplicates"])
-    assert found.loc["copying", "low"] < 1 < found.loc["copying", "high"]
+    assert found.loc["copying", "low"] < found.loc["copying", "floor"] < found.loc["copying", "high"]
     assert found.loc[["precision", "recall", "coverage"], "distance"].abs().max() < 0.1
-    assert found.loc["fold_change_slope", "value"] == pytest.approx(1, abs=0.1)
+    # Of 50 genes all take part, and noise in the real changes flattens both slopes.
+    assert abs(found.loc["fold_change_slope", "distance"]) < 0.15
     assert found.loc["duplicates", "value"] == 0
     assert table.loc[no_ratio, "ratio"].isna().all()
     np.testing.assert_allclose(table.loc[~no_ratio, "ratio"], (table["value"] / table["floor"])[~no_ratio])
@@ -137,22 +138,24 @@ def judged(real: AnnData, generated: AnnData, reference: AnnData, metrics: list[
 def test_copied_training_cells_fail_by_copying_and_duplicates_and_only_by_them(cells: Triple) -> None:
     train, held_out, _ = cells
     copies = train[np.random.default_rng(0).permutation(train.n_obs)[:400]].copy()
-    others = ["precision", "recall", "density", "coverage", "dropout_curve", "label_accuracy", "mmd", "energy"]
+    others = ["precision", "recall", "density", "coverage", "dropout_curve", "mmd", "energy"]
     found = judged(held_out, copies, train, [*others, "copying", "duplicates"])
-    assert found.loc["copying", "value"] < 0.5
+    assert found.loc["copying", "value"] == 0
     assert found.loc["duplicates", "value"] == 1
     assert found.loc["duplicates", "floor"] == 0
-    assert found.loc["copying", "floor"] == pytest.approx(1, abs=0.1)
+    assert found.loc["copying", "floor"] > 0.7
     for metric in others:
         row = found.loc[metric]
         reach = max(row["high"] - row["value"], row["value"] - row["low"])
         assert abs(row["distance"]) < 1.5 * reach + 0.02, metric
 
 
-def test_a_dropped_mode_fails_by_recall_and_coverage(cells: Triple) -> None:
-    train, held_out, new = cells
-    # The labels are kept, so that only a look at the cells tells that one type is missing.
-    pool = np.flatnonzero(new.obs["cell_type"] != "type_0")
+def test_dropped_modes_fail_by_recall_and_coverage() -> None:
+    adata = scflow.datasets.simulate(1600, 50, 3, type_effect=3.0, seed=3)
+    train, rest = scflow.pp.split(adata, stratify="cell_type")
+    held_out, new = scflow.pp.split(rest, stratify="cell_type")
+    # The labels are kept, so that only a look at the cells tells that types are missing.
+    pool = np.flatnonzero(new.obs["cell_type"] == "type_2")
     rows = np.random.default_rng(0).choice(pool, new.n_obs)
     dropped = AnnData(new.X[rows], obs=new.obs, var=new.var)
     found = judged(held_out, dropped, train, ["precision", "recall", "coverage", "label_accuracy"])

@@ -173,7 +173,7 @@ def _repeats(
     """
     rng = np.random.default_rng(seed)
     labels = clouds.reference_labels if labelled else None
-    training = Training.of(clouds.reference, labels, space, max_cells, seed)
+    training = Training.of(clouds.reference, labels, space, seed)
     repeat, left = 0, 1
     while repeat < left:
         halves = halve(clouds.real_labels, clouds.generated_labels, rng, max_cells)

@@ -26,6 +26,11 @@ EVERYTHING = "all"
 """The condition that stands for all cells."""
 
 
+# Training cells that are looked at one by one, and those that a classifier learns labels from.
+_MOST_TRAINING = 20_000
+_MOST_LEARNT = 5000
+
+
 @dataclass(frozen=True, eq=False)
 class Cells:
     """One side of a comparison, seen in a space.
@@ -90,12 +95,10 @@ class Training:
     sample_labels: NDArray[Any]
 
     @classmethod
-    def of(
-        cls, counts: sparse.csr_matrix, labels: NDArray[Any] | None, space: Space, most: int, seed: int = 0
-    ) -> Training:
-        """With a sample of at most `most` cells."""
+    def of(cls, counts: sparse.csr_matrix, labels: NDArray[Any] | None, space: Space, seed: int = 0) -> Training:
+        """With a sample of at most 20,000 cells."""
         n = counts.shape[0]
-        rows = np.random.default_rng([seed, 1]).permutation(n)[:most]
+        rows = np.random.default_rng([seed, 1]).permutation(n)[:_MOST_TRAINING]
         names = np.full(n, EVERYTHING) if labels is None else np.asarray(labels)
         return cls(counts, labels, Cells.of(counts[rows], space), names[rows])
 
@@ -109,12 +112,12 @@ class Training:
         """Learnt from principal components and labels of the sample; None where there are not two labels."""
         if self.labels is None or len(np.unique(self.sample_labels)) < 2:
             return None
-        return label_model(self.sample.components, self.sample_labels)
+        return label_model(self.sample.components[:_MOST_LEARNT], self.sample_labels[:_MOST_LEARNT])
 
 
 @dataclass(frozen=True, eq=False)
 class Common:
-    """As many training as held-out cells, in a space of both, in which neither lies further out than the other."""
+    """Training and held-out cells in a space that as many of both made, in which neither lies further out."""
 
     training: Training
     real: Cells
@@ -132,9 +135,8 @@ class Common:
 
     @cached_property
     def sides(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Principal components of the training and of the held-out cells, `[n, k]` each."""
-        train, real = self.training.sample.counts[: self.n], self.real.counts[: self.n]
-        return self.space.components(train), self.space.components(real)
+        """Principal components of the sample of training cells and of the held-out cells."""
+        return self.space.components(self.training.sample.counts), self.space.components(self.real.counts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,6 @@ from scflow.metrics.space import Space
 
 __all__ = ["Yardstick"]
 
-_MOST_CELLS = 5000
-"""Of the training cells, where a metric looks at them one by one."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Half:
@@ -80,7 +77,7 @@ class Yardstick:
         names = meaningful(tuple(metrics), labels is not None and reference_labels is not None)
         rng = np.random.default_rng(seed)
         space = Space.fit(reference)
-        training = Training.of(reference, reference_labels, space, _MOST_CELLS, seed)
+        training = Training.of(reference, reference_labels, space, seed)
         strata = np.full(real.shape[0], EVERYTHING) if labels is None else labels
         halves: list[_Half] = []
         floors: dict[str, list[Estimate]] = {name: [] for name in names}

@@ -133,8 +133,8 @@ def score(
                               reference cells (logistic regression of principal components)
     fold_change_slope         slope, generated on real, of log2 fold changes of each condition against     the floor
                               the rest, over its 100 genes of largest real change
-    copying                   median distance to the nearest reference cell over that to the nearest of    the floor,
-                              as many real ones, in principal components of both                           about 1
+    copying                   median distance to the nearest reference cell (of 20,000 at most) over       the floor
+                              that to the nearest real one, in principal components of both
     duplicates                share of cells whose every count is that of one reference cell               the floor
     logistic_auc_genes        as forest_auc_genes, by logistic regression; not in "default"                0.5
     logistic_auc_components   as forest_auc_components, by logistic regression; not in "default"           0.5
@@ -152,8 +152,8 @@ def score(
     ========================= ============================================================================ ==========
 
     `label_accuracy`, `fold_change_slope` and `train_on_synthetic` need a condition; `copying` and `duplicates` tell of
-    copies only where `reference` holds the cells that were trained on, and `copying` has figures of those conditions
-    that at least 20 of the cells on both sides of it belong to. `mmd_p` has no interval.
+    copies only where `reference` holds the cells that were trained on. `copying` is near 0 for copies; its floor is 1
+    where there are as many reference as real cells a side, and less where there are more. `mmd_p` has no interval.
 
     **Presets.** Generated cells, as many reference cells (the floor: they are as new to the recipe's space) and the
     trivial generator's are compared with all of `real`, up to 10,000. There are no intervals.

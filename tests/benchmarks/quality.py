@@ -228,6 +228,8 @@ def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) 
     def figures(row: str, scores: pd.DataFrame, **more: float) -> pd.DataFrame:
         if row in (FLOOR, TRIVIAL):
             scores = scores.assign(value=scores[row], low=np.nan, high=np.nan)
+        # Copying is measured against all training cells, also where the reference of the scores is but half of them.
+        scores = scores[~scores["metric"].isin(list(more))]
         extra = pd.DataFrame({"condition": "all", "metric": list(more), "value": list(more.values())})
         return pd.concat([scores, extra]).assign(data=name, seed=seed, row=row)[COLUMNS]
 
