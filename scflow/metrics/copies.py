@@ -76,7 +76,7 @@ def copying(
     drawn = [side[rng.permutation(len(side))[: n if equal else None]] for side in (train, held_out)]
     near = [nearest_distances(x, side, np.arange(len(side)) % _GROUPS) for side in drawn]
     value = _ratio(*near)
-    if not interval or min(n, len(x)) < 2 * _GROUPS or not 0 < value < np.inf:
+    if not interval or min(n, len(x)) < _GROUPS or not 0 < value < np.inf:
         return Estimate(value)
     mine = rng.permutation(len(x)) % _GROUPS
     others = np.arange(_GROUPS)

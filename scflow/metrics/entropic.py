@@ -16,8 +16,8 @@ __all__ = ["sinkhorn"]
 
 Numbers = NDArray[np.float64]
 
-_MOST_ITERATIONS = 20_000
-_THRESHOLD = 1e-7
+_MOST_ITERATIONS = 100_000
+_THRESHOLD = 1e-6
 
 # Beyond, exp(-cost / regularisation) underflows, and the slower iteration in logarithms is needed.
 _LARGEST_EXPONENT = 500.0
