@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from scflow.errors import InputError
 from scflow.metrics import (
+    DEFAULT,
     METRICS,
     Estimate,
     Space,
@@ -396,5 +397,23 @@ def test_every_metric_runs_within_conditions(rng: np.random.Generator, monkeypat
     rows = judge(*counts, **labels, metrics=list(METRICS))
     assert len(rows) == 3 * len(METRICS)
     for row in rows:
-        assert np.isfinite([row.value, row.floor, row.trivial, row.low, row.high]).all(), row
-        assert row.low <= row.high
+        assert np.isfinite([row.value, row.floor, row.trivial]).all(), row
+        assert np.isnan(row.low) if row.metric == "mmd_p" else row.low <= row.value <= row.high, row
+
+
+def test_metrics_say_what_they_are_about_and_which_way_is_better() -> None:
+    for name, metric in METRICS.items():
+        assert metric.about, name
+        assert metric.better in ("less", "more", "floor")
+    assert {name for name, m in METRICS.items() if m.better == "floor"} >= {"wasserstein", "density", "copying"}
+    assert set(DEFAULT) <= set(METRICS)
+
+
+def test_metrics_of_labels_are_left_out_where_there_are_none(rng: np.random.Generator) -> None:
+    counts = [counts_of(rng, 100, np.linspace(0.3, 4, 20)) for _ in range(3)]
+    rows = judge(*counts, metrics=["mmd", "label_accuracy", "fold_change_slope", "train_on_synthetic"])
+    assert [row.metric for row in rows] == ["mmd"]
+    with pytest.raises(
+        InputError, match=r"All of the metrics 'label_accuracy' compare labels, and the cells have none"
+    ):
+        judge(*counts, metrics="label_accuracy")

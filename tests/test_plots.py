@@ -178,6 +178,18 @@ def test_score_reads_the_slot_and_takes_a_metric_without_scale(simulated: AnnDat
     assert "0.0020 [−0.0010, 0.0040]" in texts(ax)
 
 
+def test_score_shows_what_is_off_although_nothing_sets_the_scale() -> None:
+    table = scores().iloc[[0, 1, 1]].reset_index(drop=True)
+    table["metric"] = ["wasserstein", "duplicates", "copies"]
+    table.loc[1:, ["floor", "trivial"]] = 0.0
+    table["value"] = [11.6, 1.0, 0.0]
+    ax = scflow.pl.score(table)
+    arrow = next(line for line in ax.lines if line.get_marker() == ">")
+    assert arrow.get_ydata().tolist() == [1]
+    dots = next(line for line in ax.lines if line.get_marker() == "o")
+    np.testing.assert_allclose(dots.get_xdata(), [-0.5, 0])
+
+
 def test_score_fits_into_its_figure() -> None:
     ax = scflow.pl.score(scores())
     ax.figure.canvas.draw()

@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 
 import scflow
 from scflow.errors import InputError
-from scflow.metrics import METRICS, classifiers
+from scflow.metrics import METRICS, PRESETS, classifiers
 
 COLUMNS = ["condition", "metric", "value", "floor", "trivial", "distance", "ratio", "low", "high"]
 DEFAULT = [
@@ -31,6 +31,15 @@ DEFAULT = [
     "gene_correlation",
     "library_size_ks",
     "detected_genes_ks",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "dropout_curve",
+    "label_accuracy",
+    "fold_change_slope",
+    "copying",
+    "duplicates",
 ]
 QUICK = ["mmd", "energy", "gene_variances", "zero_fractions", "logistic_auc_genes"]
 
@@ -60,7 +69,7 @@ def test_signature_is_the_public_one() -> None:
     signature = inspect.signature(scflow.tl.score)
     defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not inspect.Parameter.empty}
     assert list(signature.parameters)[:2] == ["real", "generated"]
-    expected = {"reference": None, "condition": "auto", "metrics": "default", "layer": None, "seed": 0}
+    expected = {"reference": None, "condition": "auto", "metrics": "default", "preset": None, "layer": None, "seed": 0}
     assert defaults == expected
     assert all(signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in expected)
 
@@ -83,7 +92,12 @@ def test_new_cells_of_the_same_law_score_the_floor_where_trivial_ones_do_not(
         assert row["low"] <= row["floor"] <= row["high"], metric
         assert abs(row["distance"]) < 0.25 * abs(row["trivial"] - row["floor"]), metric
     pd.testing.assert_series_equal(table["distance"], table["value"] - table["floor"], check_names=False)
-    no_ratio = table["metric"].isin(["mmd", "energy", "forest_auc_genes", "forest_auc_components"])
+    no_ratio = table["metric"].isin(["mmd", "energy", "forest_auc_genes", "forest_auc_components", "duplicates"])
+    assert found.loc["copying", "low"] < found.loc["copying", "floor"] < found.loc["copying", "high"]
+    assert found.loc[["precision", "recall", "coverage"], "distance"].abs().max() < 0.1
+    # Of 50 genes all take part, and noise in the real changes flattens both slopes.
+    assert abs(found.loc["fold_change_slope", "distance"]) < 0.15
+    assert found.loc["duplicates", "value"] == 0
     assert table.loc[no_ratio, "ratio"].isna().all()
     np.testing.assert_allclose(table.loc[~no_ratio, "ratio"], (table["value"] / table["floor"])[~no_ratio])
     for mine, was in zip((train, held_out), before, strict=True):
@@ -115,6 +129,81 @@ def test_denoised_cells_fail_although_transport_calls_them_nearer_than_real_ones
     assert found.loc["logistic_auc_genes", "value"] > 0.95
     assert found.loc["wasserstein", "value"] < found.loc["wasserstein", "floor"]
     assert found.loc["wasserstein", "distance"] < 0
+
+
+def judged(real: AnnData, generated: AnnData, reference: AnnData, metrics: list[str]) -> pd.DataFrame:
+    return overall(scflow.tl.score(real, generated, reference=reference, condition="cell_type", metrics=metrics))
+
+
+def test_copied_training_cells_fail_by_copying_and_duplicates_and_only_by_them(cells: Triple) -> None:
+    train, held_out, _ = cells
+    copies = train[np.random.default_rng(0).permutation(train.n_obs)[:400]].copy()
+    others = ["precision", "recall", "density", "coverage", "dropout_curve", "mmd", "energy"]
+    found = judged(held_out, copies, train, [*others, "copying", "duplicates"])
+    assert found.loc["copying", "value"] == 0
+    assert found.loc["duplicates", "value"] == 1
+    assert found.loc["duplicates", "floor"] == 0
+    assert found.loc["copying", "floor"] > 0.7
+    for metric in others:
+        row = found.loc[metric]
+        reach = max(row["high"] - row["value"], row["value"] - row["low"])
+        assert abs(row["distance"]) < 1.5 * reach + 0.02, metric
+
+
+def test_dropped_modes_fail_by_recall_and_coverage() -> None:
+    adata = scflow.datasets.simulate(1600, 50, 3, type_effect=3.0, seed=3)
+    train, rest = scflow.pp.split(adata, stratify="cell_type")
+    held_out, new = scflow.pp.split(rest, stratify="cell_type")
+    # The labels are kept, so that only a look at the cells tells that types are missing.
+    pool = np.flatnonzero(new.obs["cell_type"] == "type_2")
+    rows = np.random.default_rng(0).choice(pool, new.n_obs)
+    dropped = AnnData(new.X[rows], obs=new.obs, var=new.var)
+    found = judged(held_out, dropped, train, ["precision", "recall", "coverage", "label_accuracy"])
+    for metric in ("recall", "coverage", "label_accuracy"):
+        assert found.loc[metric, "high"] < found.loc[metric, "floor"], metric
+    assert found.loc["precision", "distance"] > -0.1
+
+
+def test_denoised_cells_fail_by_dropout_recall_and_density(cells: Triple) -> None:
+    train, held_out, new = cells
+    real = train.X.toarray()
+    nearest = np.argsort(cdist(np.log1p(new.X.toarray()), np.log1p(real)), axis=1)[:, :10]
+    fake = AnnData(sparse.csr_matrix(np.rint(real[nearest].mean(axis=1))), obs=new.obs, var=new.var)
+    found = judged(held_out, fake, train, ["precision", "recall", "density", "coverage", "dropout_curve"])
+    assert found.loc["precision", "value"] >= found.loc["precision", "floor"]
+    assert found.loc["recall", "high"] < found.loc["recall", "floor"]
+    assert found.loc["density", "low"] > found.loc["density", "floor"]
+    assert found.loc["dropout_curve", "low"] > found.loc["dropout_curve", "floor"]
+
+
+def test_labels_are_in_the_table_only_where_there_are_labels(cells: Triple) -> None:
+    train, held_out, new = cells
+    names = ["label_accuracy", "mmd", "train_on_synthetic"]
+    with_labels = scflow.tl.score(held_out, new, reference=train, condition="cell_type", metrics=names)
+    assert with_labels["metric"].unique().tolist() == names
+    without = scflow.tl.score(held_out, new, reference=train, condition=None, metrics=names)
+    assert without["metric"].tolist() == ["mmd"]
+
+
+@pytest.mark.parametrize("preset", ["cfgen", "scdiffusion"])
+def test_presets_have_the_same_columns_and_tell_bad_cells(
+    cells: Triple, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scflow.metrics.presets._TREES", 50)
+    train, held_out, new = cells
+    table = scflow.tl.score(held_out, new, reference=train, condition="cell_type", preset=preset)
+    assert list(table.columns) == COLUMNS
+    assert table["metric"].unique().tolist() == list(PRESETS[preset].figures)
+    assert table["condition"].unique().tolist() == ["all", "type_0", "type_1", "type_2"]
+    assert np.isfinite(table[["value", "floor", "trivial"]]).all(axis=None)
+    assert table[["low", "high"]].isna().all(axis=None)
+    found = overall(table)
+    for name, figure in PRESETS[preset].figures.items():
+        row = found.loc[name]
+        assert abs(row["distance"]) < 0.6 * abs(row["trivial"] - row["floor"]) + 0.02, name
+        if name in ("cfgen_mmd", "scdiffusion_forest_auc", "scdiffusion_lisi", "scdiffusion_mmd"):
+            worse = row["trivial"] - row["floor"]
+            assert worse < 0 if figure.better == "more" else worse > 0, name
 
 
 def test_table_is_left_in_the_slot_and_survives_a_file(cells: Triple, tmp_path: Path) -> None:
@@ -210,6 +299,9 @@ def test_warnings_say_what_the_table_lacks(cells: Triple) -> None:
         ("", {"condition": "cel_type"}, r"real.obs has no column 'cel_type'. Did you mean 'cell_type'"),
         ("", {"condition": "truth_library_size"}, r"'truth_library_size' holds numbers in obs.*astype\('category'\)"),
         ("", {"layer": "count"}, r"None of real, generated, reference has a layer 'count'.*leave layer=None"),
+        ("", {"metrics": "label_accuracy"}, r"All of the metrics 'label_accuracy' compare labels"),
+        ("", {"metrics": "default", "preset": "cfgn"}, r"no preset 'cfgn'. Did you mean 'cfgen'.*preset=None"),
+        ("", {"preset": "cfgen"}, r"preset='cfgen' has metrics of its own, and metrics=\['mmd'\] were named"),
         ("genes", {}, r"generated lacks 20 of the 50 genes of real \(.*real\[:, real.var_names.isin\(generated.var_na"),
         ("logs", {}, r"generated.X holds \d+ values that are not counts: \d+ not whole numbers"),
         ("few", {}, r"and 10 generated cells leave 10 cells a side .* Expected at least 20"),
@@ -234,5 +326,8 @@ def test_errors_say_what_was_found_and_what_mends_it(
 
 
 def test_docstring_names_every_metric() -> None:
+    for preset in PRESETS.values():
+        for name in preset.figures:
+            assert f"`{name}`" in str(scflow.tl.score.__doc__)
     for metric in METRICS:
         assert f"    {metric} " in str(scflow.tl.score.__doc__)

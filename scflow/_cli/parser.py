@@ -224,6 +224,7 @@ def _score(commands: Any) -> None:
     what = "columns of .obs to compare within; auto: those that the cells were drawn with; none: all cells as one"
     add.several("--condition", what, default="auto", metavar="COLUMN")
     add.several("--metrics", "names of metrics, as in the table's first column", default="default", metavar="NAME")
+    add("--preset", "the recipe of a paper instead: cfgen or scdiffusion", metavar="NAME", shown="none")
     _layer(add)
     _seed(add)
 

@@ -2,96 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
+from typing import Any, Literal
 
 from scflow.errors import InputError, nearest
-from scflow.metrics import genes
-from scflow.metrics.classifiers import auc, out_of_fold
+from scflow.metrics import genes, measures, neighbours
 from scflow.metrics.estimate import Estimate
-from scflow.metrics.kernels import energy_distance, mmd
-from scflow.metrics.space import Space, library_sizes
-from scflow.metrics.transport import wasserstein
+from scflow.metrics.measures import Direct, Measure
+from scflow.metrics.sides import MIN_CELLS, Cells, Setting
 
-__all__ = ["DEFAULT", "METRICS", "Cells", "Metric", "Setting", "known"]
+__all__ = ["DEFAULT", "METRICS", "MIN_CELLS", "Better", "Cells", "Metric", "Setting", "known"]
 
-MIN_CELLS = 20
-"""Cells a side below which a condition has no figures of its own."""
+Better = Literal["less", "more", "floor"]
 
 # Exact transport of more cells takes minutes, and so do forests: 1,000 cells a side have a standard error of 0.013.
 _MOST_TRANSPORT = 2000
 _MOST_CLASSIFIER = 1000
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """One side of a comparison, seen in a space.
-
-    Attributes
-    ----------
-    expression
-        Log1p of counts per 10,000 of the variable genes, CSR `[n, n_chosen]`.
-    components
-        Principal components `[n, k]`.
-    library, detected
-        Total counts of each cell, and number of genes with a count, over all genes, `[n]`.
-    """
-
-    expression: sparse.csr_matrix
-    components: NDArray[np.float32]
-    library: NDArray[np.float64]
-    detected: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, counts: sparse.csr_matrix, space: Space) -> Cells:
-        """Look at raw counts `[n, n_genes]` in `space`."""
-        expression = space.expression(counts)
-        detected = np.diff(counts.indptr).astype(np.int64)
-        return cls(expression, space.project(expression), library_sizes(counts), detected)
-
-    def among(self, rows: NDArray[np.int64]) -> Cells:
-        """Some of the cells."""
-        return Cells(self.expression[rows], self.components[rows], self.library[rows], self.detected[rows])
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What the comparisons of one repeat share.
-
-    Attributes
-    ----------
-    conditions
-        The rows, the same on all sides, that each condition is about.
-    strata
-        The category of each row, `[n]`.
-    bandwidths
-        The length of the kernels in each condition, from real cells alone.
-    seed
-        Of whatever is random.
-    interval
-        Whether to add intervals.
-    """
-
-    conditions: Mapping[str, NDArray[np.int64]]
-    strata: NDArray[Any]
-    bandwidths: Mapping[str, float]
-    seed: int
-    interval: bool = True
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a metric may need beside the cells of one condition; fields as in `Setting`."""
-
-    bandwidth: float
-    seed: int
-    interval: bool
 
 
 @dataclass(frozen=True)
@@ -108,104 +36,112 @@ class Metric:
         About how many cells a side the repeats on small sets should add up to.
     most_repeats
         The most of them.
+    better
+        "less" or "more" where one direction is good as far as the floor and harmless beyond it; "floor" where a value
+        on either side of the floor is bad.
+    about
+        What it tells, in a few words.
+    needs_labels
+        Whether it means nothing without categories of cells.
     """
 
-    measure: Callable[[Cells, Cells, Setting], dict[str, Estimate]]
+    measure: Measure
     has_ratio: bool
     cells: int = 3000
     most_repeats: int = 5
+    better: Better = "less"
+    about: str = ""
+    needs_labels: bool = False
 
     def repeats(self, n_cells: int) -> int:
         """How often cells are halved where a half holds `n_cells`."""
         return min(self.most_repeats, max(1, round(self.cells / n_cells)))
 
 
-Direct = Callable[[Cells, Cells, Options], Estimate]
+def _direct(
+    compare: Direct, about: str, better: Better = "less", *, has_ratio: bool = True, most: int | None = None
+) -> Metric:
+    return Metric(partial(measures.each, compare, most=most), has_ratio, better=better, about=about)
 
 
-def _each(compare: Direct, x: Cells, y: Cells, setting: Setting, *, most: int | None = None) -> dict[str, Estimate]:
-    """One comparison for each condition, of at most `most` cells a side."""
-    found = {}
-    for name, rows in setting.conditions.items():
-        options = Options(setting.bandwidths[name], setting.seed, setting.interval)
-        found[name] = compare(x.among(rows[:most]), y.among(rows[:most]), options)
-    return found
+def _classifier(name: str, view: str, about: str) -> Metric:
+    measure = partial(measures.classified, name, view, _MOST_CLASSIFIER)
+    return Metric(measure, has_ratio=False, cells=1500, most_repeats=3, about=about)
 
 
-def _classified(classifier: str, view: str, x: Cells, y: Cells, setting: Setting) -> dict[str, Estimate]:
-    """One classifier of all cells, whose out-of-fold scores are then compared within each condition.
-
-    A classifier for each condition would have too few cells to learn from.
-    """
-    head = np.arange(min(_MOST_CLASSIFIER, len(x.library)))
-    sides = [_features(side.among(head), view) for side in (x, y)]
-    strata = setting.strata[head]
-    scores = out_of_fold(*sides, classifier=classifier, strata_x=strata, strata_y=strata, seed=setting.seed)
-    found = {}
-    for name, rows in setting.conditions.items():
-        keep = np.isin(head, rows)
-        found[name] = auc(scores.among(keep, keep)) if keep.sum() >= MIN_CELLS else Estimate(np.nan)
-    return found
+def _genes(function: Callable[..., Estimate], about: str) -> Metric:
+    return _direct(partial(measures.by_genes, function), about)
 
 
-def _features(cells: Cells, view: str) -> NDArray[np.float32]:
-    return cells.components if view == "components" else cells.expression.toarray()
+def _r(function: Callable[..., Estimate], about: str) -> Metric:
+    compare = partial(measures.by_genes, partial(function, compare="correlation"))
+    return _direct(compare, about, "more", has_ratio=False)
 
 
-def _wasserstein(x: Cells, y: Cells, options: Options) -> Estimate:
-    return wasserstein(x.components, y.components, interval=options.interval)
+def _balls(function: Callable[..., Estimate], about: str, better: Better) -> Metric:
+    return _direct(partial(measures.by_real_balls, function), about, better)
 
 
-def _mmd(x: Cells, y: Cells, options: Options) -> Estimate:
-    return mmd(x.components, y.components, bandwidth=options.bandwidth, interval=options.interval, seed=options.seed)
-
-
-def _energy(x: Cells, y: Cells, options: Options) -> Estimate:
-    return energy_distance(x.components, y.components, interval=options.interval, seed=options.seed)
-
-
-def _genes(function: Callable[..., Estimate], x: Cells, y: Cells, options: Options) -> Estimate:
-    return function(x.expression, y.expression, interval=options.interval, seed=options.seed)
-
-
-def _ks(attribute: str, x: Cells, y: Cells, options: Options) -> Estimate:
-    return genes.ks(getattr(x, attribute), getattr(y, attribute), interval=options.interval, seed=options.seed)
-
-
-def _direct(compare: Direct, *, has_ratio: bool = True, most: int | None = None) -> Metric:
-    return Metric(partial(_each, compare, most=most), has_ratio)
-
-
-def _classifier(name: str, view: str) -> Metric:
-    return Metric(partial(_classified, name, view), has_ratio=False, cells=1500, most_repeats=3)
-
-
-def _r(function: Callable[..., Estimate]) -> Metric:
-    return _direct(partial(_genes, partial(function, compare="correlation")), has_ratio=False)
+def _labels(measure: Measure, about: str, better: Better) -> Metric:
+    return Metric(measure, has_ratio=True, better=better, about=about, needs_labels=True)
 
 
 METRICS: dict[str, Metric] = {
-    "wasserstein": _direct(_wasserstein, most=_MOST_TRANSPORT),
-    "mmd": _direct(_mmd, has_ratio=False),
-    "energy": _direct(_energy, has_ratio=False),
-    "forest_auc_genes": _classifier("forest", "genes"),
-    "forest_auc_components": _classifier("forest", "components"),
-    "gene_means": _direct(partial(_genes, genes.gene_means)),
-    "gene_variances": _direct(partial(_genes, genes.gene_variances)),
-    "zero_fractions": _direct(partial(_genes, genes.zero_fractions)),
-    "gene_correlation": _direct(partial(_genes, genes.gene_correlation)),
-    "library_size_ks": _direct(partial(_ks, "library")),
-    "detected_genes_ks": _direct(partial(_ks, "detected")),
-    "logistic_auc_genes": _classifier("logistic", "genes"),
-    "logistic_auc_components": _classifier("logistic", "components"),
-    "gene_means_r": _r(genes.gene_means),
-    "gene_variances_r": _r(genes.gene_variances),
-    "zero_fractions_r": _r(genes.zero_fractions),
+    "wasserstein": _direct(
+        measures.by_wasserstein, "how far cells have to move to become real ones", "floor", most=_MOST_TRANSPORT
+    ),
+    "mmd": _direct(measures.by_mmd, "how different the densities are", has_ratio=False),
+    "energy": _direct(measures.by_energy, "how much farther others are than one's own", has_ratio=False),
+    "forest_auc_genes": _classifier("forest", "genes", "whether a forest can tell cells by their genes"),
+    "forest_auc_components": _classifier("forest", "components", "whether a forest can tell cells by components"),
+    "gene_means": _genes(genes.gene_means, "error of genes' means"),
+    "gene_variances": _genes(genes.gene_variances, "error of genes' variances"),
+    "zero_fractions": _genes(genes.zero_fractions, "error of genes' shares of zeros"),
+    "gene_correlation": _genes(genes.gene_correlation, "error of correlations between genes"),
+    "library_size_ks": _direct(partial(measures.by_ks, "library"), "how different cells' depths are"),
+    "detected_genes_ks": _direct(partial(measures.by_ks, "detected"), "how different numbers of genes detected are"),
+    "logistic_auc_genes": _classifier("logistic", "genes", "whether a linear classifier can tell cells by genes"),
+    "logistic_auc_components": _classifier("logistic", "components", "whether one can tell cells by components"),
+    "gene_means_r": _r(genes.gene_means, "correlation of genes' means"),
+    "gene_variances_r": _r(genes.gene_variances, "correlation of genes' variances"),
+    "zero_fractions_r": _r(genes.zero_fractions, "correlation of genes' shares of zeros"),
+    "sliced_wasserstein": _direct(measures.by_slices, "how far cells have to move, seen in single directions", "floor"),
+    "sinkhorn": _direct(measures.by_sinkhorn, "how far cells have to move, blurred", "floor", most=_MOST_CLASSIFIER),
+    "mmd_p": _direct(
+        measures.by_permutation,
+        "how often chance alone gives such an MMD",
+        "more",
+        has_ratio=False,
+        most=_MOST_TRANSPORT,
+    ),
+    "precision": _balls(neighbours.precision, "share of cells within reach of real ones", "more"),
+    "recall": _direct(measures.by_own_balls, "share of real cells within reach of generated ones", "more"),
+    "density": _balls(neighbours.density, "how densely real cells surround generated ones", "floor"),
+    "coverage": _balls(neighbours.coverage, "share of real cells with a generated one beside them", "more"),
+    "dropout_curve": _direct(measures.by_dropout, "error of shares of zeros at given means"),
+    "label_accuracy": _labels(measures.labelled, "whether a classifier of real cells agrees with the labels", "floor"),
+    "fold_change_slope": _labels(measures.changes, "whether conditions differ by as much", "floor"),
+    "train_on_synthetic": _labels(measures.synthetic, "what a classifier learns from the cells, on real ones", "more"),
+    "copying": Metric(
+        measures.copied, has_ratio=True, better="floor", about="whether training cells are nearer than unseen ones"
+    ),
+    "duplicates": Metric(measures.duplicated, has_ratio=False, about="share of cells that are training cells"),
 }
 """All metrics by name; :func:`scflow.tl.score` says what each is and what is perfect."""
 
-DEFAULT: tuple[str, ...] = tuple(METRICS)[:11]
-"""The metrics that `metrics="default"` stands for."""
+DEFAULT: tuple[str, ...] = (
+    *tuple(METRICS)[:11],
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "dropout_curve",
+    "label_accuracy",
+    "fold_change_slope",
+    "copying",
+    "duplicates",
+)
+"""The metrics that `metrics="default"` stands for; those of labels only where there are labels."""
 
 
 def known(metrics: object) -> tuple[str, ...]:
@@ -229,3 +165,20 @@ def known(metrics: object) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise InputError(f"metrics={metrics!r} names no metric, or one twice. Name each once, out of {listing}.")
     return names
+
+
+def meaningful(names: tuple[str, ...], labelled: bool) -> tuple[str, ...]:
+    """Those of the metrics that can be taken: without labels, not those that need them.
+
+    Raises
+    ------
+    InputError
+        Where none is left.
+    """
+    left = tuple(name for name in names if labelled or not METRICS[name].needs_labels)
+    if not left:
+        raise InputError(
+            f"All of the metrics {', '.join(map(repr, names))} compare labels, and the cells have none. Name the "
+            "column of .obs that holds them, such as condition='cell_type'."
+        )
+    return left

@@ -184,7 +184,7 @@ def _model(classifier: str, seed: int) -> Any:
     if classifier == "forest":
         from sklearn.ensemble import RandomForestClassifier
 
-        return RandomForestClassifier(n_estimators=_TREES, n_jobs=_threads(), random_state=seed)
+        return RandomForestClassifier(n_estimators=_TREES, n_jobs=threads(), random_state=seed)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -192,7 +192,7 @@ def _model(classifier: str, seed: int) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
 
 
-def _threads() -> int:
+def threads() -> int:
     """OMP_NUM_THREADS where it is set, otherwise -1: the cores that this process may use."""
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return min(int(limit), os.cpu_count() or 1) if limit.isdigit() and int(limit) else -1

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Estimate", "average", "normal_interval"]
+__all__ = ["Estimate", "average", "jackknife_variance", "normal_interval"]
 
 # The 97.5 % quantile of the standard normal law.
 _Z = 1.959963984540054
@@ -39,6 +39,19 @@ def normal_interval(value: float, variance: float, *, least: float = -math.inf, 
     """
     reach = _Z * math.sqrt(max(variance, 0.0))
     return Estimate(value, max(value - reach, least), min(value + reach, most))
+
+
+def jackknife_variance(without: Sequence[float]) -> float:
+    """The variance of a statistic from its values with each group of cells left out (Efron and Tibshirani 1993).
+
+    Examples
+    --------
+    >>> jackknife_variance([1.0, 3.0])
+    1.0
+    """
+    n = len(without)
+    mean = sum(without) / max(1, n)
+    return sum((value - mean) ** 2 for value in without) * (n - 1) / max(1, n)
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:

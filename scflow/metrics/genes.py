@@ -47,8 +47,8 @@ def profile(x: sparse.csr_matrix) -> Profile:
     >>> profile(sparse.csr_matrix(np.array([[0, 1], [4, 1]]))).variance.tolist()
     [8.0, 0.0]
     """
-    moments = _moments(x, np.zeros(x.shape[0], dtype=np.int64), 1)[0]
-    return Profile(_mean(moments), _variance(moments), _zeros(moments))
+    one = moments(x, np.zeros(x.shape[0], dtype=np.int64), 1)[0]
+    return Profile(mean_of(one), _variance(one), zeros_of(one))
 
 
 def gene_means(
@@ -74,7 +74,7 @@ def gene_means(
     Estimate
         In the units of `x`, or without.
     """
-    return _by_gene(x, y, _mean, compare, interval, seed)
+    return _by_gene(x, y, mean_of, compare, interval, seed)
 
 
 def gene_variances(
@@ -94,7 +94,7 @@ def zero_fractions(
     x: sparse.csr_matrix, y: sparse.csr_matrix, *, compare: Compare = "error", interval: bool = True, seed: int = 0
 ) -> Estimate:
     """How far the genes' shares of cells with no count in `x` are from those in `y`; as in :func:`gene_means`."""
-    return _by_gene(x, y, _zeros, compare, interval, seed)
+    return _by_gene(x, y, zeros_of, compare, interval, seed)
 
 
 def gene_correlation(
@@ -116,9 +116,9 @@ def gene_correlation(
     Estimate
         0 is perfect, and out of reach for finite samples: compare with two samples of real cells.
     """
-    _check(x, y)
+    check_cells(x, y)
     top = np.sort(np.argsort(-profile(y).variance, kind="stable")[:n_genes])
-    return _jackknifed(_products(x[:, top], seed), _products(y[:, top], seed + 1), _correlation_error, interval)
+    return jackknifed(_products(x[:, top], seed), _products(y[:, top], seed + 1), _correlation_error, interval)
 
 
 def correlations(x: sparse.csr_matrix) -> NDArray[np.float64]:
@@ -170,15 +170,15 @@ def _by_gene(
     interval: bool,
     seed: int,
 ) -> Estimate:
-    _check(x, y)
+    check_cells(x, y)
     if compare not in ("error", "correlation"):
         raise InputError(f"compare={compare!r} is not known. Choose 'error' or 'correlation'.")
     difference = _error if compare == "error" else _pearson
-    parts = (_moments(x, *_groups(x.shape[0], seed)), _moments(y, *_groups(y.shape[0], seed + 1)))
-    return _jackknifed(*parts, lambda a, b: difference(statistic(a), statistic(b)), interval)
+    parts = (moments(x, *groups(x.shape[0], seed)), moments(y, *groups(y.shape[0], seed + 1)))
+    return jackknifed(*parts, lambda a, b: difference(statistic(a), statistic(b)), interval)
 
 
-def _check(x: sparse.csr_matrix, y: sparse.csr_matrix) -> None:
+def check_cells(x: sparse.csr_matrix, y: sparse.csr_matrix) -> None:
     if x.shape[1] != y.shape[1] or min(x.shape[0], y.shape[0]) < 2:
         raise InputError(
             f"The cells have shapes {x.shape} and {y.shape}; expected [n, n_genes] and [m, n_genes] with the same "
@@ -186,13 +186,13 @@ def _check(x: sparse.csr_matrix, y: sparse.csr_matrix) -> None:
         )
 
 
-def _groups(n: int, seed: int) -> tuple[NDArray[np.int64], int]:
+def groups(n: int, seed: int) -> tuple[NDArray[np.int64], int]:
     """A group for each of `n` cells, at random and even, and the number of groups."""
     k = min(_GROUPS, n)
     return np.random.default_rng(seed).permutation(n) % k, k
 
 
-def _moments(x: sparse.csr_matrix, group: NDArray[np.int64], k: int) -> Numbers:
+def moments(x: sparse.csr_matrix, group: NDArray[np.int64], k: int) -> Numbers:
     """Per group and gene: number of cells, sum, sum of squares, number above zero: `[k, 4, n_genes]`."""
     members = sparse.csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))), shape=(k, len(group)))
     values = sparse.csr_matrix((x.data.astype(np.float64), x.indices, x.indptr), shape=x.shape)
@@ -202,25 +202,25 @@ def _moments(x: sparse.csr_matrix, group: NDArray[np.int64], k: int) -> Numbers:
     return np.stack([counts, *((members @ part).toarray() for part in (values, squares, above))], axis=1)
 
 
-def _mean(moments: Numbers) -> Numbers:
-    result: Numbers = moments[1] / moments[0]
+def mean_of(sums: Numbers) -> Numbers:
+    result: Numbers = sums[1] / sums[0]
     return result
 
 
-def _variance(moments: Numbers) -> Numbers:
-    n, total, squares = moments[:3]
+def _variance(sums: Numbers) -> Numbers:
+    n, total, squares = sums[:3]
     result: Numbers = np.maximum(squares - total**2 / n, 0.0) / np.maximum(n - 1, 1)
     return result
 
 
-def _zeros(moments: Numbers) -> Numbers:
-    result: Numbers = 1 - moments[3] / moments[0]
+def zeros_of(sums: Numbers) -> Numbers:
+    result: Numbers = 1 - sums[3] / sums[0]
     return result
 
 
 def _products(x: sparse.csr_matrix, seed: int) -> Numbers:
     """Per group: number of cells, sums of genes, sums of products of pairs: `[k, n_genes + 1, n_genes + 1]`."""
-    group, k = _groups(x.shape[0], seed)
+    group, k = groups(x.shape[0], seed)
     result = np.empty((k, x.shape[1] + 1, x.shape[1] + 1))
     for i in range(k):
         rows = x[np.flatnonzero(group == i)].toarray().astype(np.float64)
@@ -254,7 +254,7 @@ def _pearson(a: Numbers, b: Numbers) -> float:
     return float(a @ b / norm) if norm > 0 else float("nan")
 
 
-def _jackknifed(
+def jackknifed(
     parts_x: Numbers, parts_y: Numbers, statistic: Callable[[Numbers, Numbers], float], interval: bool
 ) -> Estimate:
     """A statistic of sums over cells; its interval by leaving out each group of cells (Efron and Tibshirani 1993)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scflow.errors import InputError, listed
-from scflow.metrics.catalogue import DEFAULT, METRICS, MIN_CELLS, Cells, Setting, known
+from scflow.errors import InputError
+from scflow.metrics.catalogue import DEFAULT, METRICS, known, meaningful
 from scflow.metrics.estimate import Estimate, average
-from scflow.metrics.kernels import median_distance
+from scflow.metrics.halves import Halves, halve, set_aside
+from scflow.metrics.sides import EVERYTHING, Cells, Setting, Training
 from scflow.metrics.space import Space
 from scflow.metrics.trivial import poisson_cells
 
-__all__ = ["Row", "judge", "set_aside"]
+__all__ = ["Clouds", "Row", "clouds_of", "judge", "rows_of", "trivial"]
 
-EVERYTHING = "all"
-"""The condition that stands for all cells."""
+Compared = dict[str, dict[str, dict[str, Estimate]]]
+"""Metric -> "value", "floor" or "trivial" -> condition -> estimate."""
 
 
 class Row(NamedTuple):
@@ -58,17 +59,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sides:
-    """Rows of real (two halves) and of generated cells, aligned: row i has the same category on every side."""
-
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    generated: NDArray[np.int64]
-    labels: NDArray[np.str_]
-
-
-@dataclass(frozen=True, eq=False)
-class _Clouds:
+class Clouds:
     """Counts of the three clouds and the category of each of their cells."""
 
     real: sparse.csr_matrix
@@ -104,7 +95,7 @@ def judge(
         The category of each cell, for all three or for none. Categories that real and generated cells do not share
         are left out.
     metrics
-        "default", one name, or several.
+        "default", one name, or several. Those that compare labels are left out where there are none.
     n_genes, n_components
         Of the space.
     max_cells
@@ -122,33 +113,35 @@ def judge(
     InputError
         Where shapes do not fit, a metric is not known, or fewer than 20 cells a side are left.
     """
-    names = known(list(metrics) if not isinstance(metrics, str) else metrics)
-    rng = np.random.default_rng(seed)
-    given = (real_labels, generated_labels, reference_labels if reference is not None else real_labels)
-    counts = (real, generated, real if reference is None else reference)
-    clouds = _Clouds(*counts, *_as_labels(counts, given))
-    if reference is None:
-        aside = set_aside(clouds.real_labels, seed)
-        clouds = replace(
-            clouds,
-            real=real[~aside],
-            reference=real[aside],
-            real_labels=clouds.real_labels[~aside],
-            reference_labels=clouds.real_labels[aside],
-        )
+    labelled = real_labels is not None
+    names = meaningful(known(list(metrics) if not isinstance(metrics, str) else metrics), labelled)
+    clouds = clouds_of(real, generated, reference, (real_labels, generated_labels, reference_labels), seed)
     space = Space.fit(clouds.reference, n_genes, n_components)
-    repeats = _repeats(clouds, space, names, max_cells, real_labels is not None, rng)
-    return _rows(names, repeats)
+    repeats = _repeats(clouds, space, names, max_cells, labelled, seed)
+    return rows_of(names, repeats, [name for name in names if METRICS[name].has_ratio])
 
 
-def set_aside(labels: NDArray[Any], seed: int = 0) -> NDArray[np.bool_]:
-    """True for a random half of the cells, of every category alike."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    order = order[np.argsort(np.unique(labels, return_inverse=True)[1][order], kind="stable")]
-    aside = np.zeros(len(labels), dtype=np.bool_)
-    aside[order[::2]] = True
-    return aside
+def clouds_of(
+    real: sparse.csr_matrix,
+    generated: sparse.csr_matrix,
+    reference: sparse.csr_matrix | None,
+    labels: Sequence[NDArray[Any] | None],
+    seed: int,
+) -> Clouds:
+    """The three clouds with their labels; without a reference half of the real cells take its place."""
+    counts = (real, generated, real if reference is None else reference)
+    given = (*labels[:2], labels[0] if reference is None else labels[2])
+    clouds = Clouds(*counts, *_as_labels(counts, given))
+    if reference is not None:
+        return clouds
+    aside = set_aside(clouds.real_labels, seed)
+    return replace(
+        clouds,
+        real=real[~aside],
+        reference=real[aside],
+        real_labels=clouds.real_labels[~aside],
+        reference_labels=clouds.real_labels[aside],
+    )
 
 
 def _as_labels(counts: Sequence[sparse.csr_matrix], given: Sequence[NDArray[Any] | None]) -> list[NDArray[np.str_]]:
@@ -171,66 +164,38 @@ def _as_labels(counts: Sequence[sparse.csr_matrix], given: Sequence[NDArray[Any]
     return found
 
 
-def _halve(clouds: _Clouds, max_cells: int, rng: np.random.Generator) -> _Sides:
-    """Cut the real cells of each category in two at random, and draw as many generated ones."""
-    parts: list[list[NDArray[np.int64]]] = []
-    labels: list[NDArray[np.str_]] = []
-    for label in np.unique(clouds.real_labels):
-        real = rng.permutation(np.flatnonzero(clouds.real_labels == label))
-        generated = rng.permutation(np.flatnonzero(clouds.generated_labels == label))
-        n = min(len(real) // 2, len(generated))
-        parts.append([real[:n], real[n : 2 * n], generated[:n]])
-        labels.append(np.full(n, label))
-    n = sum(map(len, labels))
-    if n < MIN_CELLS:
-        raise InputError(
-            f"{len(clouds.real_labels)} held-out real cells in two halves and {len(clouds.generated_labels)} generated "
-            f"cells leave {n} cells a side of the same conditions (real: {listed(np.unique(clouds.real_labels))}; "
-            f"generated: {listed(np.unique(clouds.generated_labels))}). Expected at least {MIN_CELLS}: hold out and "
-            "generate more cells, or compare them as one with condition=None."
-        )
-    # One order for all sides, so that the first cells are a fair sample.
-    order = rng.permutation(n)[:max_cells]
-    a, b, drawn = (np.concatenate([part[side] for part in parts])[order] for side in range(3))
-    return _Sides(a, b, drawn, np.concatenate(labels)[order])
-
-
 def _repeats(
-    clouds: _Clouds, space: Space, names: Sequence[str], max_cells: int, labelled: bool, rng: np.random.Generator
-) -> Iterator[dict[str, dict[str, dict[str, Estimate]]]]:
+    clouds: Clouds, space: Space, names: Sequence[str], max_cells: int, labelled: bool, seed: int
+) -> Iterator[Compared]:
     """For each random halving: metric -> "value", "floor" or "trivial" -> condition -> estimate.
 
     Small sets are halved several times, so that the luck of one halving averages out.
     """
+    rng = np.random.default_rng(seed)
+    labels = clouds.reference_labels if labelled else None
+    training = Training.of(clouds.reference, labels, space, seed)
     repeat, left = 0, 1
     while repeat < left:
-        sides = _halve(clouds, max_cells, rng)
-        due = {name: METRICS[name].repeats(len(sides.a)) for name in names}
+        halves = halve(clouds.real_labels, clouds.generated_labels, rng, max_cells)
+        due = {name: METRICS[name].repeats(len(halves.a)) for name in names}
         left = max(due.values())
-        yield _compared(clouds, sides, space, [n for n in names if repeat < due[n]], labelled, int(rng.integers(2**31)))
+        now = [name for name in names if repeat < due[name]]
+        yield _compared(clouds, halves, space, training, now, int(rng.integers(2**31)))
         repeat += 1
 
 
 def _compared(
-    clouds: _Clouds, sides: _Sides, space: Space, names: Sequence[str], labelled: bool, seed: int
-) -> dict[str, dict[str, dict[str, Estimate]]]:
+    clouds: Clouds, halves: Halves, space: Space, training: Training, names: Sequence[str], seed: int
+) -> Compared:
     """Every metric on generated cells, on the other half and on the trivial generator, all against the one half."""
-    real = Cells.of(clouds.real[sides.a], space)
+    real = Cells.of(clouds.real[halves.a], space)
     others = {
-        "value": Cells.of(clouds.generated[sides.generated], space),
-        "floor": Cells.of(clouds.real[sides.b], space),
-        "trivial": Cells.of(_trivial(clouds, sides.labels, seed), space),
+        "value": Cells.of(clouds.generated[halves.generated], space),
+        "floor": Cells.of(clouds.real[halves.b], space),
+        "trivial": Cells.of(trivial(clouds.reference, clouds.reference_labels, halves.labels, seed), space),
     }
-    conditions = {EVERYTHING: np.arange(len(sides.labels))}
-    for label in np.unique(sides.labels) if labelled else ():
-        rows = np.flatnonzero(sides.labels == label)
-        if len(rows) >= MIN_CELLS:
-            conditions[str(label)] = rows
-    bandwidths = {
-        name: median_distance(real.components[rows], others["floor"].components[rows], seed=seed)
-        for name, rows in conditions.items()
-    }
-    setting = Setting(conditions, sides.labels, bandwidths, seed)
+    within = training.labels is not None
+    setting = Setting.of(real, others["floor"], halves.labels, training, within=within, seed=seed)
     plain = replace(setting, interval=False)
     return {
         name: {
@@ -241,21 +206,23 @@ def _compared(
     }
 
 
-def _trivial(clouds: _Clouds, wanted: NDArray[np.str_], seed: int) -> sparse.csr_matrix:
+def trivial(
+    reference: sparse.csr_matrix, labels: NDArray[np.str_], wanted: NDArray[np.str_], seed: int
+) -> sparse.csr_matrix:
     """The trivial generator's cells; a category that the reference lacks gets the profile of the whole reference."""
-    pooled = ~np.isin(wanted, clouds.reference_labels)
+    pooled = ~np.isin(wanted, labels)
     if not pooled.any():
-        return poisson_cells(clouds.reference, clouds.reference_labels, wanted, seed=seed)
-    everywhere = np.full(len(clouds.reference_labels), EVERYTHING)
-    blocks = [poisson_cells(clouds.reference, everywhere, np.full(int(pooled.sum()), EVERYTHING), seed=seed)]
+        return poisson_cells(reference, labels, wanted, seed=seed)
+    everywhere = np.full(len(labels), EVERYTHING)
+    blocks = [poisson_cells(reference, everywhere, np.full(int(pooled.sum()), EVERYTHING), seed=seed)]
     if not pooled.all():
-        blocks.append(poisson_cells(clouds.reference, clouds.reference_labels, wanted[~pooled], seed=seed + 1))
+        blocks.append(poisson_cells(reference, labels, wanted[~pooled], seed=seed + 1))
     order = np.concatenate([np.flatnonzero(pooled), np.flatnonzero(~pooled)])
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr")[np.argsort(order)])
 
 
-def _rows(names: Sequence[str], repeats: Iterator[dict[str, dict[str, dict[str, Estimate]]]]) -> list[Row]:
-    """Repeats averaged, condition by condition and metric by metric."""
+def rows_of(names: Sequence[str], repeats: Iterable[Compared], has_ratio: Collection[str]) -> list[Row]:
+    """Repeats averaged, condition by condition and metric by metric; `has_ratio` names metrics with a ratio."""
     found: dict[tuple[str, str, str], list[Estimate]] = {}
     for repeat in repeats:
         for metric, roles in repeat.items():
@@ -265,10 +232,10 @@ def _rows(names: Sequence[str], repeats: Iterator[dict[str, dict[str, dict[str, 
     rows = []
     for condition in dict.fromkeys(key[0] for key in found):
         for metric in names:
-            value, floor, trivial = (
+            value, floor, bad = (
                 average(found.get((condition, metric, role), [])) for role in ("value", "floor", "trivial")
             )
-            ratio = value.value / floor.value if METRICS[metric].has_ratio and floor.value > 0 else np.nan
+            ratio = value.value / floor.value if metric in has_ratio and floor.value > 0 else np.nan
             distance = value.value - floor.value
-            rows.append(Row(condition, metric, value.value, floor.value, trivial.value, distance, ratio, *value[1:]))
+            rows.append(Row(condition, metric, value.value, floor.value, bad.value, distance, ratio, *value[1:]))
     return rows

@@ -128,6 +128,12 @@ def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
+def variable_genes(expression: sparse.csr_matrix, n_genes: int) -> NDArray[np.int64]:
+    """Columns of the genes of largest variance, the most variable first."""
+    variance = _mean_and_variance(expression)[1]
+    return np.argsort(-variance, kind="stable")[:n_genes].astype(np.int64)
+
+
 def dense_chunks(x: sparse.csr_matrix) -> Iterator[NDArray[np.float64]]:
     """The rows of `x` as dense float64 blocks of bounded size."""
     step = max(1, _CHUNK // max(1, x.shape[1]))

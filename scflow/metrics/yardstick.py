@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scflow.errors import InputError
-from scflow.metrics.catalogue import METRICS, MIN_CELLS, Cells, Setting
+from scflow.metrics.catalogue import METRICS, meaningful
 from scflow.metrics.estimate import Estimate, average
-from scflow.metrics.kernels import median_distance
+from scflow.metrics.halves import halve
+from scflow.metrics.sides import EVERYTHING, Cells, Setting, Training
 from scflow.metrics.space import Space
 
 __all__ = ["Yardstick"]
-
-_ALL = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +55,7 @@ class Yardstick:
         metrics: Sequence[str],
         *,
         labels: NDArray[np.str_] | None = None,
+        reference_labels: NDArray[np.str_] | None = None,
         seed: int = 0,
     ) -> Yardstick:
         """From raw counts of held-out cells ``[n, n_genes]`` and of training cells, with the same genes.
@@ -64,9 +63,9 @@ class Yardstick:
         Parameters
         ----------
         metrics
-            Names out of `METRICS`.
-        labels
-            The category of each held-out cell ``[n]``; every category is halved.
+            Names out of `METRICS`. Those that compare labels are left out unless both kinds of cells have them.
+        labels, reference_labels
+            The category of each held-out cell ``[n]`` and of each training cell; every category is halved.
         seed
             Of the halves, and of whatever is random in a metric.
 
@@ -75,23 +74,25 @@ class Yardstick:
         InputError
             Where fewer than 20 cells a side are left.
         """
+        names = meaningful(tuple(metrics), labels is not None and reference_labels is not None)
         rng = np.random.default_rng(seed)
         space = Space.fit(reference)
-        labels = np.full(real.shape[0], _ALL) if labels is None else labels
+        training = Training.of(reference, reference_labels, space, seed)
+        strata = np.full(real.shape[0], EVERYTHING) if labels is None else labels
         halves: list[_Half] = []
-        floors: dict[str, list[Estimate]] = {name: [] for name in metrics}
+        floors: dict[str, list[Estimate]] = {name: [] for name in names}
         left = 1
         while len(halves) < left:
-            a, b = _halved(labels, rng)
-            due = {name: METRICS[name].repeats(len(a)) for name in metrics}
+            rows = halve(strata, None, rng)
+            due = {name: METRICS[name].repeats(len(rows.a)) for name in names}
             left = max(due.values())
-            names = tuple(name for name in metrics if len(halves) < due[name])
-            side, other = Cells.of(real[a], space), Cells.of(real[b], space)
-            scale = median_distance(side.components, other.components, seed=seed)
-            setting = Setting({_ALL: np.arange(len(a))}, labels[a], {_ALL: scale}, int(rng.integers(2**31)))
-            halves.append(_Half(side, b, setting, names))
-            for name in names:
-                floors[name].append(METRICS[name].measure(other, side, setting)[_ALL])
+            now = tuple(name for name in names if len(halves) < due[name])
+            side, other = Cells.of(real[rows.a], space), Cells.of(real[rows.b], space)
+            rng_seed = int(rng.integers(2**31))
+            setting = Setting.of(side, other, rows.labels, training, within=False, seed=rng_seed)
+            halves.append(_Half(side, rows.generated, setting, now))
+            for name in now:
+                floors[name].append(METRICS[name].measure(other, side, setting)[EVERYTHING])
         return cls(space, halves, {name: average(found) for name, found in floors.items()})
 
     def measure(self, drawn: sparse.csr_matrix) -> dict[str, Estimate]:
@@ -100,23 +101,5 @@ class Yardstick:
         for half in self.halves:
             cells = Cells.of(drawn[half.rows], self.space)
             for name in half.due:
-                found[name].append(METRICS[name].measure(cells, half.real, half.setting)[_ALL])
+                found[name].append(METRICS[name].measure(cells, half.real, half.setting)[EVERYTHING])
         return {name: average(estimates) for name, estimates in found.items()}
-
-
-def _halved(labels: NDArray[np.str_], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of two halves at random, of every label alike and in the same order of labels."""
-    a, b = [], []
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        n = len(rows) // 2
-        a.append(rows[:n])
-        b.append(rows[n : 2 * n])
-    n = sum(map(len, a))
-    if n < MIN_CELLS:
-        raise InputError(
-            f"{len(labels)} held-out cells leave {n} a side; expected at least {MIN_CELLS}. Hold out more: "
-            "scflow.pp.split(adata, test_size=0.5)."
-        )
-    order = rng.permutation(n)
-    return np.concatenate(a)[order], np.concatenate(b)[order]

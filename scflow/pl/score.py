@@ -26,7 +26,8 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
 
     The horizontal place of a dot is ``(value - floor) / |trivial - floor|``: 0 is what a perfect generator scores, 1
     what has to be beaten. Where the trivial generator lies *below* the floor (transport, when spread is missing), its
-    mark is at -1, and distance from 0 counts in both directions. The numbers themselves stand on the right.
+    mark is at -1, and distance from 0 counts in both directions. Where it *is* the floor, any other value is an arrow.
+    The numbers themselves stand on the right.
 
     Parameters
     ----------
@@ -58,6 +59,10 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
     scale = (rows["trivial"] - rows["floor"]).abs().to_numpy(dtype=np.float64)
     scale[~(scale > 0)] = np.nan
     placed = rows[["value", "low", "high", "trivial"]].sub(rows["floor"], axis=0).div(scale, axis=0)
+    # Where nothing sets the scale, as with duplicates that no real set has, any distance is beyond it.
+    away = np.sign((rows["value"] - rows["floor"]).to_numpy(dtype=np.float64))
+    beyond = np.where(away == 0, 0.0, np.where(away > 0, np.inf, -np.inf))
+    placed["value"] = np.where(np.isnan(scale) & np.isfinite(away), beyond, placed["value"])
     (axes,) = axes_of(ax, 1, 8.8, 1.5 + 0.32 * len(rows))
     limits = (-1.3 if (placed["trivial"] < 0).any() else -0.35, 1.35)
     _draw(axes, placed, limits)

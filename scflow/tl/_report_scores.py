@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scflow.metrics.protocol import EVERYTHING, Row
+from scflow.metrics.protocol import Row
+from scflow.metrics.sides import EVERYTHING
 from scflow.metrics.verdict import findings
 from scflow.metrics.words import figure, title
 from scflow.tl._page import Markup, details, paragraph, pictures, section, table

@@ -17,6 +17,7 @@ from scflow._anndata import checked, obs_column, read_counts
 from scflow.conditions import as_column
 from scflow.errors import InputError, listed, nearest
 from scflow.metrics.catalogue import MIN_CELLS, known
+from scflow.metrics.presets import judge_as, preset_named
 from scflow.metrics.protocol import Row, judge
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def score(
     reference: AnnData | None = None,
     condition: str | Sequence[str] | None = "auto",
     metrics: str | Sequence[str] = "default",
+    preset: str | None = None,
     layer: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -71,7 +73,10 @@ def score(
         the categorical conditions that `generated` was drawn with, where its provenance names some. None: all cells as
         one, and the trivial generator then knows one profile only.
     metrics
-        "default", or names out of the table below.
+        "default", or names out of the table below. Those that compare labels are left out where there are none.
+    preset
+        "cfgen" or "scdiffusion": that paper's own recipe in place of `metrics`, with its flaws, so that numbers can be
+        laid beside published ones (see Notes).
     layer
         Where the counts are, in each of the three that has such a layer. Otherwise `.X`, or `.layers["counts"]` where
         `.X` holds no counts.
@@ -94,8 +99,8 @@ def score(
     Raises
     ------
     InputError
-        Where values are no counts, `generated` or `reference` lacks genes of `real`, a condition or a metric is not
-        known, or fewer than 20 cells a side are left.
+        Where values are no counts, `generated` or `reference` lacks genes of `real`, a condition, metric or preset is
+        not known, metrics are named beside a preset, or fewer than 20 cells a side are left.
 
     Notes
     -----
@@ -116,12 +121,52 @@ def score(
                               genes
     library_size_ks           Kolmogorov-Smirnov distance of total counts a cell                           the floor
     detected_genes_ks         Kolmogorov-Smirnov distance of genes detected a cell                         the floor
+    precision                 share of generated cells within reach (the fifth nearest neighbour's         the floor
+                              distance) of a real cell; principal components, as the next three            or more
+    recall                    share of real cells within reach of a generated one                          the floor
+                                                                                                           or more
+    density                   how many real cells have each generated one within reach, over 5             the floor
+    coverage                  share of real cells with a generated one within reach                        the floor
+                                                                                                           or more
+    dropout_curve             absolute error of the share of zeros at a given mean, over 20 bins of genes  the floor
+    label_accuracy            accuracy, against what cells were generated as, of a classifier of           the floor
+                              reference cells (logistic regression of principal components)
+    fold_change_slope         slope, generated on real, of log2 fold changes of each condition against     the floor
+                              the rest, over its 100 genes of largest real change
+    copying                   median distance to the nearest reference cell (of 20,000 at most) over       the floor
+                              that to the nearest real one, in principal components of both
+    duplicates                share of cells whose every count is that of one reference cell               the floor
     logistic_auc_genes        as forest_auc_genes, by logistic regression; not in "default"                0.5
     logistic_auc_components   as forest_auc_components, by logistic regression; not in "default"           0.5
     gene_means_r              Pearson's r of genes' means; not in "default"                                1
     gene_variances_r          Pearson's r of genes' variances; not in "default"                            1
     zero_fractions_r          Pearson's r of genes' shares of zeros; not in "default"                      1
+    sliced_wasserstein        2-Wasserstein distance over 200 random directions of principal components;   the floor
+                              not in "default"
+    sinkhorn                  debiased Sinkhorn divergence of principal components, regularised by 0.05    the floor
+                              of the median squared distance; not in "default"
+    mmd_p                     p-value of mmd by 199 permutations, uniform for real cells; not in           above 0.05
+                              "default"
+    train_on_synthetic        macro F1 on the real half of a classifier trained on generated cells         the floor
+                              (within a condition: F1 of its label); not in "default"                      or more
     ========================= ============================================================================ ==========
+
+    `label_accuracy`, `fold_change_slope` and `train_on_synthetic` need a condition; `copying` and `duplicates` tell of
+    copies only where `reference` holds the cells that were trained on. `copying` is near 0 for copies; its floor is 1
+    where there are as many reference as real cells a side, and less where there are more. `mmd_p` has no interval.
+
+    **Presets.** Generated cells, as many reference cells (the floor: they are as new to the recipe's space) and the
+    trivial generator's are compared with all of `real`, up to 10,000. There are no intervals.
+
+    - "cfgen" (Palma et al. 2025): `cfgen_wasserstein_1`, `cfgen_wasserstein_2` and `cfgen_mmd` (biased, fixed kernels)
+      on 30 principal components of the real cells, where these are centred and the others are not. The paper's
+      conditional numbers are means over the rows of conditions.
+    - "scdiffusion" (Luo et al. 2024): `scdiffusion_spearman` and `scdiffusion_pearson` of genes' means, and, on 50
+      principal components of both sides together, `scdiffusion_mmd` (biased), `scdiffusion_lisi`,
+      `scdiffusion_forest_auc` and `scdiffusion_wasserstein`.
+
+    :func:`scflow.metrics.presets.cfgen` and :func:`scflow.metrics.presets.scdiffusion` say what is done, what is wrong
+    with it, and what could not be verified.
 
     Genes of `generated` and `reference` are put in the order of `real`, by name. Genes that `real` lacks are dropped,
     so library sizes are sums over the genes of `real`.
@@ -136,24 +181,33 @@ def score(
     ['all', 'mmd']
     """
     names = known(metrics)
+    _check_preset(preset, metrics)
     clouds = _read(real, generated, reference, layer)
     labels = _labels(clouds, _columns(condition, generated))
     for remark in _remarks(clouds, labels):
         warnings.warn(remark, UserWarning, stacklevel=2)
     found = {} if labels is None else {c.name: side for c, side in zip(clouds, labels, strict=True)}
-    rows = judge(
-        clouds[0].counts,
-        clouds[1].counts,
-        None if reference is None else clouds[2].counts,
-        real_labels=found.get("real"),
-        generated_labels=found.get("generated"),
-        reference_labels=found.get("reference"),
-        metrics=names,
-        seed=seed,
-    )
+    counts = (clouds[0].counts, clouds[1].counts, None if reference is None else clouds[2].counts)
+    given: dict[str, Any] = {f"{name}_labels": found.get(name) for name in ("real", "generated", "reference")}
+    if preset is None:
+        rows = judge(*counts, **given, metrics=names, seed=seed)
+    else:
+        rows = judge_as(preset, *counts, **given, seed=seed)
     table = pd.DataFrame(rows, columns=list(Row._fields))
     _write(generated, table)
     return table
+
+
+def _check_preset(preset: str | None, metrics: str | Sequence[str]) -> None:
+    """A preset is a known one, and has its own metrics."""
+    if preset is None:
+        return
+    preset_named(preset)
+    if not (isinstance(metrics, str) and metrics == "default"):
+        raise InputError(
+            f"preset={preset!r} has metrics of its own, and metrics={metrics!r} were named beside it. Leave out one of "
+            f"the two: scflow.tl.score(real, generated, reference=train, preset={preset!r})."
+        )
 
 
 def _read(real: AnnData, generated: AnnData, reference: AnnData | None, layer: str | None) -> list[_Cloud]:

@@ -19,7 +19,7 @@ from scflow.flow._learning import drawn_to_calibrate
 from scflow.matching import FlowMap
 from scflow.matching import solvers as methods
 from scflow.matching.names import SOLVERS, chosen, named
-from scflow.metrics.catalogue import known
+from scflow.metrics.catalogue import METRICS, known
 from scflow.metrics.yardstick import Yardstick
 from scflow.tl._options import device_of, half_the_cores, one_of, positive, whole
 
@@ -138,7 +138,10 @@ def steps(
     first = next(iter(several))
     with half_the_cores():
         found = _counts(several[first], reference, layer, "reference")
-        yardstick = Yardstick.of(cells[first], found, names, labels=_labels(several[first], real), seed=base.seed)
+        labels = _labels(several[first], real, "real")
+        compared = any(METRICS[name].needs_labels for name in names)
+        training = _labels(several[first], reference, "reference") if compared else None
+        yardstick = Yardstick.of(cells[first], found, names, labels=labels, reference_labels=training, seed=base.seed)
         rows = [row for way in _shown(ways, progress) for row in _rows(way, several, real, yardstick, base)]
     table = pd.DataFrame(rows)
     _anndata.write_table(real, table, _keys.slots(key_added).steps)
@@ -233,12 +236,12 @@ def _counts(flow: Flow, adata: AnnData, layer: str | None, name: str) -> sparse.
     return sparse.csr_matrix(counts[:, _anndata.match_genes(adata, flow.genes, name=name)])
 
 
-def _labels(flow: Flow, real: AnnData) -> NDArray[np.str_] | None:
+def _labels(flow: Flow, adata: AnnData, name: str) -> NDArray[np.str_] | None:
     """The combination of categorical conditions that each cell is of, where the flow has any."""
-    names = [name for name, k in zip(flow.conditions.names, flow.conditions.cardinalities, strict=True) if k]
+    names = [column for column, k in zip(flow.conditions.names, flow.conditions.cardinalities, strict=True) if k]
     if not names:
         return None
-    parts = [_anndata.obs_column(real, name, name="real").astype(str).to_numpy(dtype=str) for name in names]
+    parts = [_anndata.obs_column(adata, column, name=name).astype(str).to_numpy(dtype=str) for column in names]
     return np.array([", ".join(of) for of in zip(*parts, strict=True)], dtype=np.str_)
 
 
