@@ -723,6 +723,8 @@ def test_slots_follow_key_added() -> None:
         "log_prob": "b_log_prob",
         "score": "b_score",
         "steps": "b_steps",
+        "augment": "b_augment",
+        "synthetic": "b_synthetic",
     }
     assert (_keys.MEAN, _keys.STATE, _keys.NOISE, _keys.PP) == (
         "scflow_mean",

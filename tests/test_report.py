@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,8 +132,9 @@ def table(condition: str = EVIL) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def page(_cells: Cells, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("report") / "report.html"
+    path, before = tmp_path_factory.mktemp("report") / "report.html", plt.get_fignums()
     assert scflow.tl.report(**_cells, scores=table(), path=path) == path
+    assert plt.get_fignums() == before  # No figure is left open.
     return path.read_text(encoding="utf-8")
 
 
@@ -236,13 +238,6 @@ def test_the_same_cells_make_the_same_page(cells: Cells, page: str, tmp_path: Pa
     again = scflow.tl.report(**cells, scores=table(), path=tmp_path / "r.html").read_text(encoding="utf-8")
     dated = re.compile(r"Written on [^.]*\.")
     assert dated.sub("", again) == dated.sub("", page)
-
-
-@pytest.mark.usefixtures("page")
-def test_no_figure_is_left_open() -> None:
-    import matplotlib.pyplot as plt
-
-    assert plt.get_fignums() == []
 
 
 @pytest.mark.usefixtures("no_pictures")
