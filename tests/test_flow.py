@@ -41,6 +41,7 @@ def cells():
 SETTINGS: dict[str, dict[str, Any]] = {
     "counts": {"space": "counts", "condition": "cell_type"},
     "genes": {"space": "genes", "condition": ["cell_type", "dose"]},
+    "dropout": {"space": "genes", "noise": "dropout"},
     "quantile": {"space": "quantile"},
     "pca": {"space": "pca", "condition": "dose"},
     "embedding": {"use_rep": "X_own", "condition": "cell_type"},
@@ -101,12 +102,12 @@ def test_counts_are_whole_numbers_and_the_noise_is_the_flows(flows: dict[str, Fl
         assert drawn.counts.data.min() > 0
         assert drawn.state.shape == drawn.noise.shape == (300, flows[name].codec.dim)
         np.testing.assert_allclose(drawn.noise.std(0), flows[name].noise.sd(flows[name].codec.dim), rtol=0.25)
-    assert isinstance(flows["genes"].noise, noises.Dropout)
+    assert isinstance(flows["genes"].noise, noises.Sparse)
     assert isinstance(flows["counts"].noise, noises.Gaussian)
 
 
 def test_dropout_noise_has_the_genes_rates_and_a_gaussian_library(cells, flows: dict[str, Flow]) -> None:
-    noise = flows["genes"].noise
+    noise = flows["dropout"].noise
     assert isinstance(noise, noises.Dropout)
     rate = 1 - np.asarray((cells.X > 0).mean(0)).ravel()
     np.testing.assert_allclose(noise.rate, [*rate, 0.0], atol=1e-6)

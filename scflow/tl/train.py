@@ -88,8 +88,8 @@ def train(
     path, noise, time, weight, coupling
         Objects of :mod:`scflow.matching`, or their names. Path: ``"linear"``, ``"variance_preserving"`` (on a circle)
         or ``"variance_preserving_linear"`` (``s(t) = t``). Noise: ``"gaussian"``, ``"matched_variance"`` (normal with
-        the data's standard deviations), ``"sparse"`` (normal, a tenth of it zero), ``"dropout"`` (zeros at each gene's
-        own rate; ``"auto"`` in gene space) or ``"dropout_by_condition"`` (at its rate in each combination of
+        the data's standard deviations), ``"sparse"`` (normal, a tenth of it zero; ``"auto"`` in gene space),
+        ``"dropout"`` (zeros at each gene's own rate) or ``"dropout_by_condition"`` (at its rate in each combination of
         categorical conditions, drawn towards the whole where cells are few). Time: ``"stratified"``, ``"uniform"``,
         ``"importance"`` (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends).
         Weight of the loss on velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data)
