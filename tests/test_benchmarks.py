@@ -389,7 +389,7 @@ def test_differences_are_from_the_default_of_the_same_seed(script: Callable[[str
     text = report.markdown(pd.DataFrame(rows))
     assert "### a, counts, calibrated; 9 steps; seeds 0, 1" in text
     assert "| path: path | 6.250 ± 2.828 (+0.250 ± 0.000) |" in text
-    assert "| path (counts): path | +0.250 | +0.250 | +0.250 |" in report.summary(pd.DataFrame(rows))
+    assert "| path (counts): path | +0.250 | +0.250 | +0.250 | +0.250 |" in report.summary(pd.DataFrame(rows))
 
 
 def test_a_difference_is_certain_where_three_seeds_agree(script: Callable[[str], ModuleType]) -> None:
