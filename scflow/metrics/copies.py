@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow.errors import InputError
-from scflow.metrics.estimate import Estimate, jackknife_variance, normal_interval
+from scflow.metrics.estimate import Estimate, jackknife_variance, normal_interval, share_interval
 from scflow.metrics.neighbours import nearest_distances
 from scflow.metrics.transport import check_clouds
 
@@ -129,13 +129,8 @@ def duplicates(
             )
         train = fingerprints(train)
     same = np.isin(fingerprints(x), train)
-    n, share = len(same), float(same.mean())
-    if not interval:
-        return Estimate(share)
-    z2 = 1.959963984540054**2
-    centre, reach = share + z2 / (2 * n), np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2)))
-    low, high = (centre - reach) / (1 + z2 / n), (centre + reach) / (1 + z2 / n)
-    return Estimate(share, max(0.0, min(share, float(low))), min(1.0, max(share, float(high))))
+    share = float(same.mean())
+    return share_interval(share, len(same)) if interval else Estimate(share)
 
 
 def fingerprints(counts: sparse.csr_matrix) -> NDArray[np.uint64]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Estimate", "average", "jackknife_variance", "normal_interval"]
+__all__ = ["Estimate", "average", "jackknife_variance", "normal_interval", "share_interval"]
 
 # The 97.5 % quantile of the standard normal law.
 _Z = 1.959963984540054
@@ -39,6 +39,14 @@ def normal_interval(value: float, variance: float, *, least: float = -math.inf, 
     """
     reach = _Z * math.sqrt(max(variance, 0.0))
     return Estimate(value, max(value - reach, least), min(value + reach, most))
+
+
+def share_interval(share: float, n: int) -> Estimate:
+    """The share of `n` cells that are something, with the interval of Wilson (1927), which holds at 0 and 1 too."""
+    z2 = _Z**2
+    centre, reach = share + z2 / (2 * n), math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2)))
+    low, high = (centre - reach) / (1 + z2 / n), (centre + reach) / (1 + z2 / n)
+    return Estimate(share, max(0.0, min(share, low)), min(1.0, max(share, high)))
 
 
 def jackknife_variance(without: Sequence[float]) -> float:

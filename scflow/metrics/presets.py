@@ -22,7 +22,7 @@ from scflow.metrics.estimate import Estimate
 from scflow.metrics.kernels import biased_mmd, mean_square
 from scflow.metrics.lisi import lisi
 from scflow.metrics.protocol import Clouds, Row, clouds_of, rows_of, trivial
-from scflow.metrics.sides import EVERYTHING, MIN_CELLS
+from scflow.metrics.sides import MIN_CELLS, conditions_of
 from scflow.metrics.space import log_normalised, variable_genes
 from scflow.metrics.transport import wasserstein
 
@@ -204,7 +204,7 @@ def judge_as(
     clouds = clouds_of(real, generated, reference, given, seed)
     rows = _aligned(clouds, max_cells, seed)
     labels = clouds.real_labels[rows[0]]
-    where = _conditions(labels, real_labels is not None)
+    where = conditions_of(labels, within=real_labels is not None)
     others = {
         "value": clouds.generated[rows[1]],
         "floor": clouds.reference[rows[2]],
@@ -236,16 +236,6 @@ def _aligned(clouds: Clouds, max_cells: int, seed: int) -> list[NDArray[np.int64
         )
     order = rng.permutation(n)[:max_cells]
     return [side[order] for side in aligned]
-
-
-def _conditions(labels: NDArray[Any], labelled: bool) -> dict[str, NDArray[np.int64]]:
-    """The rows of all cells and of each category of at least 20."""
-    rows = {EVERYTHING: np.arange(len(labels))}
-    for label in np.unique(labels) if labelled else ():
-        which = np.flatnonzero(labels == label)
-        if len(which) >= MIN_CELLS:
-            rows[str(label)] = which
-    return rows
 
 
 def _axes(x: sparse.csr_matrix, k: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -17,7 +17,7 @@ from scflow.metrics.labels import label_model
 from scflow.metrics.neighbours import radii
 from scflow.metrics.space import Space, library_sizes
 
-__all__ = ["EVERYTHING", "MIN_CELLS", "Cells", "Common", "Setting", "Training"]
+__all__ = ["EVERYTHING", "MIN_CELLS", "Cells", "Common", "Setting", "Training", "conditions_of"]
 
 MIN_CELLS = 20
 """Cells a side below which a condition has no figures of its own."""
@@ -174,13 +174,19 @@ class Setting:
 
         `within` asks for figures of each category of at least 20 cells beside those of all.
         """
-        conditions = {EVERYTHING: np.arange(len(strata))}
-        for label in np.unique(strata) if within else ():
-            rows = np.flatnonzero(strata == label)
-            if len(rows) >= MIN_CELLS:
-                conditions[str(label)] = rows
+        conditions = conditions_of(strata, within=within)
         bandwidths = {
             name: median_distance(real.components[rows], other.components[rows], seed=seed)
             for name, rows in conditions.items()
         }
         return cls(conditions, strata, bandwidths, seed, Common(training, real))
+
+
+def conditions_of(strata: NDArray[Any], *, within: bool) -> dict[str, NDArray[np.int64]]:
+    """The rows of all cells and, with `within`, of each category of at least 20."""
+    conditions = {EVERYTHING: np.arange(len(strata))}
+    for label in np.unique(strata) if within else ():
+        rows = np.flatnonzero(strata == label)
+        if len(rows) >= MIN_CELLS:
+            conditions[str(label)] = rows
+    return conditions

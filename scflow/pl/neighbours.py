@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from scipy import sparse
 
 from scflow.errors import InputError
 from scflow.metrics import Space
+from scflow.metrics.neighbours import nearest_distances, radii
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
 
 if TYPE_CHECKING:
@@ -110,19 +111,9 @@ def _measured(
     drawn = space.components(generated[rng.permutation(generated.shape[0])[:_MOST]])
     taught, held_out = space.components(seen), space.components(unseen)
     return [
-        _Distances(_nearest(drawn, taught), _nearest(drawn, held_out)),
-        _Distances(_nearest(held_out, taught), _nearest(held_out, held_out, others=True)),
+        _Distances(nearest_distances(drawn, taught)[:, 0], nearest_distances(drawn, held_out)[:, 0]),
+        _Distances(nearest_distances(held_out, taught)[:, 0], radii(held_out, k=1)),  # none is its own neighbour
     ]
-
-
-def _nearest(cells: NDArray[Any], targets: NDArray[Any], *, others: bool = False) -> NDArray[np.float64]:
-    """The distance of each cell to the nearest target; with `others`, cells are the targets and not their own."""
-    from sklearn.neighbors import NearestNeighbors
-
-    # A tree takes differences; brute force takes products, which leave a copy at the root of a rounding error.
-    index = NearestNeighbors(n_neighbors=1 + others, algorithm="kd_tree").fit(targets.astype(np.float64))
-    distances: NDArray[np.float64] = index.kneighbors(cells.astype(np.float64))[0][:, -1]
-    return distances
 
 
 def _draw(ax: Axes, side: _Distances, name: str, color: str) -> None:

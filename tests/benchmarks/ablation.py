@@ -21,6 +21,7 @@ from ablation_report import DEFAULT, METRICS, figure, markdown, summary
 from anndata import AnnData
 from cells import data_sets, prepare
 from learner import Learner
+from resumed import done, read
 from torch import Tensor
 
 from scflow.codecs import Codec
@@ -87,10 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the file does not hold yet, and print tables of all that was asked for."""
     options = parse(arguments)
     torch.set_num_threads(1)  # Processor time is a field's own only where one thread does the work.
-    table = pd.concat([read(path) for path in options.join], ignore_index=True) if options.join else read(options.out)
+    table = (
+        pd.concat([read(path, COLUMNS) for path in options.join], ignore_index=True)
+        if options.join
+        else read(options.out, COLUMNS)
+    )
     for name, adata in () if options.join else data_sets(options.data):
         for seed in options.seeds:
-            for rows in measured(adata, name, seed, options, done(table)):
+            for rows in measured(adata, name, seed, options, done(table, KEY)):
                 append(rows, options.out)
                 table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
     table = table[table["data"].isin(options.data) & table["seed"].isin(options.seeds)]
@@ -179,21 +184,6 @@ def line(rows: pd.DataFrame, seconds: float) -> str:
     what = f"{first['data']:20} {first['seed']:>2} {first['space']:8} {first['choice']}: {first['variant']}"
     pairs = (f"{label} {rows[m].iloc[0]:.4f} {rows[m].iloc[1]:.4f}" for m, (label, _) in METRICS.items())
     return f"{what:70} " + "  ".join(pairs) + f"  {first['seconds']:.0f} s trained, {seconds:.0f} s in all"
-
-
-def read(out: Path | None) -> pd.DataFrame:
-    """What an earlier run has left."""
-    if out is None or not out.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    table = pd.read_csv(out, keep_default_na=False, na_values=[""])  # "none" is a variant.
-    if list(table.columns) != COLUMNS:
-        raise SystemExit(f"{out} has other columns than this script writes. Name another file: --out new.csv.")
-    return table
-
-
-def done(table: pd.DataFrame) -> set[tuple[Any, ...]]:
-    """The keys of all variants in a table."""
-    return set(table[KEY].itertuples(index=False, name=None))
 
 
 def append(rows: pd.DataFrame, out: Path | None) -> None:

@@ -19,9 +19,10 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from augmentation_report import figure, markdown
+from cells import CONDITION, counts_of, data_sets, types
 from numpy.typing import NDArray
 from oversampling import METHODS, Examples, Task, available
-from quality import CONDITION, counts_of, data_sets, types
+from resumed import done, read
 
 import scflow
 from scflow.errors import listed
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the file does not hold yet, and print tables of all that was asked for."""
     options = parse(arguments)
     torch.set_num_threads(1)
-    table = read(options.out)
+    table = read(options.out, COLUMNS)
     for method in (m for m in options.methods if not available(m)):
         print(f"{method}: not installed. Skipped.")
     for name, adata in data_sets(options.data):
@@ -85,7 +86,7 @@ def measured(
     adata: AnnData, name: str, rare: str, options: argparse.Namespace, known: pd.DataFrame
 ) -> Iterator[pd.DataFrame]:
     """The rows of each size, seed and method that are not known yet, a method at a time."""
-    done = set(known[KEY].itertuples(index=False, name=None))
+    finished = done(known, KEY)
     for seed in options.seeds:
         halves = scflow.pp.split(adata, stratify=CONDITION, test_size=0.5, seed=seed)
         there = int((types(halves[0]) == rare).sum())
@@ -96,7 +97,7 @@ def measured(
                 continue
             for method in filter(available, options.methods):
                 setting = (name, rare, n, n + task.more, options.genes, seed, options.steps, method)
-                keys = [key for key in ((*setting, c) for c in options.classifiers) if key not in done]
+                keys = [key for key in ((*setting, c) for c in options.classifiers) if key not in finished]
                 if keys:
                     rows = pd.DataFrame(scored(task, held_out, method, keys))[COLUMNS]
                     print(line(rows), flush=True)
@@ -163,16 +164,6 @@ def line(rows: pd.DataFrame) -> str:
     what = f"{first['data']:18} {first['rare']:16} n {first['n']:>3}, seed {first['seed']}: {first['method']:14}"
     found = (f"{r['classifier']} F1 {r['f1_rare']:.3f}, macro {r['f1_macro']:.3f}" for _, r in rows.iterrows())
     return f"{what} {first['added']:>4} added  " + "  ".join(found) + f"  {first['seconds']:.0f} s"
-
-
-def read(out: Path | None) -> pd.DataFrame:
-    """What an earlier run has left."""
-    if out is None or not out.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    table = pd.read_csv(out)
-    if list(table.columns) != COLUMNS:
-        raise SystemExit(f"{out} has other columns than this script writes. Name another file: --out new.csv.")
-    return table
 
 
 if __name__ == "__main__":

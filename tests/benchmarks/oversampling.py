@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from anndata import AnnData
+from cells import CONDITION, counts_of, types
 from numpy.typing import NDArray
-from quality import CONDITION, counts_of, types
 from scipy import sparse
 
 import scflow

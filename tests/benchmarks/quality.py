@@ -19,7 +19,6 @@ import torch
 from anndata import AnnData
 from cells import CONDITION, cells_of, counts_of, data_sets, prepare, resampled, types
 from generators import Request, drawn
-from numpy.typing import NDArray
 from quality_figure import figure
 from quality_report import (
     BOOTSTRAP,
@@ -41,6 +40,7 @@ import scflow
 from scflow.flow._learning import default_steps
 from scflow.metrics import DEFAULT as METRICS
 from scflow.metrics import Space, poisson_cells, set_aside
+from scflow.metrics import copying as nearness
 
 DEFAULT_SPACE = "counts"
 """What scflow.tl.train(space="auto") stands for."""
@@ -133,17 +133,8 @@ def copying(cells: AnnData, train: AnnData, held_out: AnnData) -> float:
     together: in those of the training cells alone, training cells lie further out, and 1.4 would be perfect on pbmc68k.
     """
     space = Space.fit(sparse.vstack([counts_of(train), counts_of(held_out)], format="csr"))
-    to_train, to_held_out = (nearest_distance(space, cells, side) for side in (train, held_out))
-    return float(np.median(to_train) / np.median(to_held_out))
-
-
-def nearest_distance(space: Space, cells: AnnData, others: AnnData) -> NDArray[Any]:
-    """The distance of each cell to the nearest of others, in principal components."""
-    from sklearn.neighbors import NearestNeighbors
-
-    index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(space.components(counts_of(others)))
-    distances: NDArray[Any] = index.kneighbors(space.components(counts_of(cells)))[0]
-    return distances[:, 0]
+    sides = (space.components(counts_of(side)) for side in (cells, train, held_out))
+    return nearness(*sides, equal=False, interval=False).value
 
 
 def requests(options: argparse.Namespace, n_cells: int, seed: int) -> Iterator[Request]:
