@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from scflow.errors import InputError
 from scflow.metrics import Estimate, copying, coverage, density, duplicates, precision, recall
 from scflow.metrics.copies import fingerprints
+from scflow.metrics.estimate import share_interval
 from scflow.metrics.neighbours import nearest_distances, nearest_neighbours, radii
 
 Array = NDArray[np.float64]
@@ -162,3 +163,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     kilobytes = int(done.stdout) / (1024 if sys.platform == "darwin" else 1)
     assert kilobytes < 4e6, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "expected"), [(0.5, 10, (0.2366, 0.7634)), (0.0, 20, (0.0, 0.1611)), (1.0, 20, (0.8389, 1.0))]
+)
+def test_the_interval_of_a_share_is_wilsons(share: float, n: int, expected: tuple[float, float]) -> None:
+    """Worked out by hand: at a share of 0 the upper end is z^2 / (n + z^2)."""
+    assert share_interval(share, n) == (
+        share,
+        pytest.approx(expected[0], abs=1e-4),
+        pytest.approx(expected[1], abs=1e-4),
+    )

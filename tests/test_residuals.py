@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Counts
-from scflow.codecs.residuals import shared_directions, spiked
+from scflow.codecs.residuals import Shared, shared_directions, spiked
 from scflow.training.batches import Cells
 from scflow.training.run import Run
 from scflow.training.shared import fit_shared
@@ -39,6 +39,14 @@ def test_the_variance_told_is_that_of_new_rows(n: int, width: int, rng: torch.Ge
     assert ((rows @ found.axes).var(0) - noise**2 > 1.02 * found.signal).all()
     assert found.excess(planted(5000, axes, sds, noise, rng)) == pytest.approx(1, abs=0.1)
     assert found.excess(planted(5000, axes, 2**0.5 * sds, noise, rng)) == pytest.approx(2, abs=0.2)
+
+
+def test_the_noise_is_no_excess(rng: torch.Generator) -> None:
+    axes = torch.linalg.qr(torch.randn(100, 2, generator=rng)).Q
+    sds = torch.tensor([3.0, 2.0])
+    told = Shared(torch.ones(100), axes, sds.square())
+    assert told.excess(1 + planted(20_000, axes, sds, 4.0, rng)) == pytest.approx(1, abs=0.1)
+    assert told.excess(1 + planted(20_000, axes, 2 * sds, 4.0, rng)) == pytest.approx(4, abs=0.2)
 
 
 @pytest.mark.parametrize(("n", "width"), [(200, 1000), (1000, 200)])
