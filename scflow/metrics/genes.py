@@ -179,6 +179,7 @@ def _by_gene(
 
 
 def check_cells(x: sparse.csr_matrix, y: sparse.csr_matrix) -> None:
+    """Raise unless both sides have the same genes and at least 2 cells."""
     if x.shape[1] != y.shape[1] or min(x.shape[0], y.shape[0]) < 2:
         raise InputError(
             f"The cells have shapes {x.shape} and {y.shape}; expected [n, n_genes] and [m, n_genes] with the same "
@@ -203,6 +204,7 @@ def moments(x: sparse.csr_matrix, group: NDArray[np.int64], k: int) -> Numbers:
 
 
 def mean_of(sums: Numbers) -> Numbers:
+    """Genes' means, of what `moments` summed."""
     result: Numbers = sums[1] / sums[0]
     return result
 
@@ -214,6 +216,7 @@ def _variance(sums: Numbers) -> Numbers:
 
 
 def zeros_of(sums: Numbers) -> Numbers:
+    """Genes' shares of cells without a count, of what `moments` summed."""
     result: Numbers = 1 - sums[3] / sums[0]
     return result
 
