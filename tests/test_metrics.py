@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import ot
@@ -20,6 +22,7 @@ from scflow.metrics import (
     METRICS,
     Estimate,
     Space,
+    Yardstick,
     auc,
     energy_distance,
     gene_correlation,
@@ -39,6 +42,7 @@ from scflow.metrics import (
     zero_fractions,
 )
 from scflow.metrics import classifiers as classifiers_module
+from scflow.metrics.sides import Cells, Setting
 
 Array = NDArray[np.float64]
 
@@ -337,6 +341,44 @@ def test_protocol_gives_pooled_cells_for_a_category_that_the_reference_lacks(rng
     rows = judge(*counts, **dict(zip(keys, labels, strict=True)), metrics="gene_means")
     assert all(np.isfinite(row.trivial) for row in rows)
     assert {row.condition for row in rows} == {"all", "a", "b"}
+
+
+def test_a_used_yardstick_gives_the_table_of_a_new_one_and_figures_the_floor_once(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    metric = METRICS["mmd"]
+
+    def counted(x: Cells, y: Cells, setting: Setting) -> dict[str, Estimate]:
+        calls.append(setting.interval)
+        return metric.measure(x, y, setting)
+
+    monkeypatch.setitem(METRICS, "mmd", replace(metric, measure=counted))
+    rates = np.linspace(0.3, 4, 20)
+    real, reference, *several = (counts_of(rng, 300, rates * by) for by in (1.0, 1.0, 1.0, 1.3))
+    labels, drawn = np.repeat(["a", "b"], 150), np.repeat(["a", "b", "c"], [200, 60, 40])
+    metrics = ["mmd", "recall", "gene_means", "label_accuracy", "copying", "train_on_synthetic"]
+    given: dict[str, Any] = {"reference_labels": labels, "generated_labels": drawn, "seed": 5}
+    expected = [judge(real, cells, reference, real_labels=labels, metrics=metrics, **given) for cells in several]
+    calls.clear()
+    yardstick = Yardstick.of(real, reference, metrics, labels=labels, within=True, **given)
+    assert not calls
+    found = [yardstick.rows(cells) for cells in several]
+    assert found == expected
+    assert found[0] != found[1]
+    n = len(yardstick.halves)
+    assert n > 1
+    assert (calls.count(False), calls.count(True)) == (2 * n, 2 * n), "floor and trivial once, each set of cells once"
+    # In another order, and after other things were asked of it.
+    other = Yardstick.of(real, reference, metrics, labels=labels, within=True, **given)
+    overall = {row.metric: row for row in expected[1] if row.condition == "all"}
+    assert {name: e.value for name, e in other.measure(several[1]).items()} == {n: r.value for n, r in overall.items()}
+    # Sums beside the interval's columns round otherwise.
+    floors = {name: row.floor for name, row in overall.items()}
+    assert {name: e.value for name, e in other.floor.items()} == pytest.approx(floors, rel=1e-9, abs=1e-12)
+    assert other.rows(several[0]) == expected[0]
+    with pytest.raises(InputError, match="There are 299 generated cells, and this yardstick was made for 300"):
+        other.measure(several[0][:-1])
 
 
 # Errors and imports

@@ -16,7 +16,8 @@ from scflow.metrics.labels import label_accuracy, label_model, train_on_syntheti
 from scflow.metrics.neighbours import coverage, density, precision, recall
 from scflow.metrics.permutation import mmd_test
 from scflow.metrics.presets import PRESETS, judge_as
-from scflow.metrics.protocol import Row, judge
+from scflow.metrics.protocol import judge
+from scflow.metrics.rows import Row
 from scflow.metrics.sliced import sliced_wasserstein
 from scflow.metrics.space import Space, library_sizes, log_normalised
 from scflow.metrics.transport import wasserstein

@@ -21,16 +21,16 @@ from scflow.metrics.classifiers import threads
 from scflow.metrics.estimate import Estimate
 from scflow.metrics.kernels import biased_mmd, mean_square
 from scflow.metrics.lisi import lisi
-from scflow.metrics.protocol import Clouds, Row, clouds_of, rows_of, trivial
+from scflow.metrics.protocol import Clouds, clouds_of
+from scflow.metrics.rows import Figures, Row, rows_of
 from scflow.metrics.sides import MIN_CELLS, conditions_of
 from scflow.metrics.space import log_normalised, variable_genes
 from scflow.metrics.transport import wasserstein
+from scflow.metrics.trivial import trivial
 
 __all__ = ["PRESETS", "Figure", "Preset", "judge_as", "preset_named"]
 
 Rows = Mapping[str, NDArray[np.int64]]
-Figures = dict[str, dict[str, Estimate]]
-"""Metric -> condition -> estimate, without intervals: the recipes have none."""
 
 _MOST_TRANSPORT = 3000
 _MOST_KERNEL = 5000
@@ -211,9 +211,8 @@ def judge_as(
         "trivial": trivial(clouds.reference, clouds.reference_labels, labels, seed),
     }
     found = {role: recipe.measure(cells, clouds.real[rows[0]], where, seed) for role, cells in others.items()}
-    compared = {name: {role: figures[name] for role, figures in found.items()} for name in recipe.figures}
     with_ratio = [name for name, figure in recipe.figures.items() if figure.better != "more"]
-    return rows_of(list(recipe.figures), [compared], with_ratio)
+    return rows_of(list(recipe.figures), [found], with_ratio)
 
 
 def _aligned(clouds: Clouds, max_cells: int, seed: int) -> list[NDArray[np.int64]]:

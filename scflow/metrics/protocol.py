@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow.errors import InputError
-from scflow.metrics.catalogue import DEFAULT, METRICS, known, meaningful
-from scflow.metrics.estimate import Estimate, average
-from scflow.metrics.halves import Halves, halve, set_aside
-from scflow.metrics.sides import EVERYTHING, Cells, Setting, Training
-from scflow.metrics.space import Space
-from scflow.metrics.trivial import poisson_cells
+from scflow.metrics.catalogue import DEFAULT, known, meaningful
+from scflow.metrics.halves import set_aside
+from scflow.metrics.rows import Row
+from scflow.metrics.sides import EVERYTHING
+from scflow.metrics.yardstick import MOST_CELLS, Yardstick
 
-__all__ = ["Clouds", "Row", "clouds_of", "judge", "rows_of", "trivial"]
-
-Compared = dict[str, dict[str, dict[str, Estimate]]]
-"""Metric -> "value", "floor" or "trivial" -> condition -> estimate."""
-
-
-class Row(NamedTuple):
-    """One metric in one condition.
-
-    Attributes
-    ----------
-    condition
-        A category, or "all".
-    metric
-        A name out of `METRICS`.
-    value
-        Generated cells against held-out real ones.
-    floor
-        Other held-out real cells against the same ones: what a perfect generator scores.
-    trivial
-        The trivial generator against the same ones: what has to be beaten.
-    distance
-        ``value - floor``.
-    ratio
-        ``value / floor``; NaN where that means nothing.
-    low, high
-        95 % interval of the value.
-    """
-
-    condition: str
-    metric: str
-    value: float
-    floor: float
-    trivial: float
-    distance: float
-    ratio: float
-    low: float
-    high: float
+__all__ = ["Clouds", "clouds_of", "judge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +43,7 @@ def judge(
     metrics: str | Sequence[str] = DEFAULT,
     n_genes: int = 2000,
     n_components: int = 50,
-    max_cells: int = 5000,
+    max_cells: int = MOST_CELLS,
     seed: int = 0,
 ) -> list[Row]:
     """Score generated against held-out real cells by the protocol of :func:`scflow.tl.score`, on arrays.
@@ -116,9 +78,20 @@ def judge(
     labelled = real_labels is not None
     names = meaningful(known(list(metrics) if not isinstance(metrics, str) else metrics), labelled)
     clouds = clouds_of(real, generated, reference, (real_labels, generated_labels, reference_labels), seed)
-    space = Space.fit(clouds.reference, n_genes, n_components)
-    repeats = _repeats(clouds, space, names, max_cells, labelled, seed)
-    return rows_of(names, repeats, [name for name in names if METRICS[name].has_ratio])
+    yardstick = Yardstick.of(
+        clouds.real,
+        clouds.reference,
+        names,
+        labels=clouds.real_labels,
+        reference_labels=clouds.reference_labels if labelled else None,
+        generated_labels=clouds.generated_labels,
+        within=labelled,
+        n_genes=n_genes,
+        n_components=n_components,
+        max_cells=max_cells,
+        seed=seed,
+    )
+    return yardstick.rows(clouds.generated)
 
 
 def clouds_of(
@@ -162,80 +135,3 @@ def _as_labels(counts: Sequence[sparse.csr_matrix], given: Sequence[NDArray[Any]
             )
         found.append(text)
     return found
-
-
-def _repeats(
-    clouds: Clouds, space: Space, names: Sequence[str], max_cells: int, labelled: bool, seed: int
-) -> Iterator[Compared]:
-    """For each random halving: metric -> "value", "floor" or "trivial" -> condition -> estimate.
-
-    Small sets are halved several times, so that the luck of one halving averages out.
-    """
-    rng = np.random.default_rng(seed)
-    labels = clouds.reference_labels if labelled else None
-    training = Training.of(clouds.reference, labels, space, seed)
-    repeat, left = 0, 1
-    while repeat < left:
-        halves = halve(clouds.real_labels, clouds.generated_labels, rng, max_cells)
-        due = {name: METRICS[name].repeats(len(halves.a)) for name in names}
-        left = max(due.values())
-        now = [name for name in names if repeat < due[name]]
-        yield _compared(clouds, halves, space, training, now, int(rng.integers(2**31)))
-        repeat += 1
-
-
-def _compared(
-    clouds: Clouds, halves: Halves, space: Space, training: Training, names: Sequence[str], seed: int
-) -> Compared:
-    """Every metric on generated cells, on the other half and on the trivial generator, all against the one half."""
-    real = Cells.of(clouds.real[halves.a], space)
-    others = {
-        "value": Cells.of(clouds.generated[halves.generated], space),
-        "floor": Cells.of(clouds.real[halves.b], space),
-        "trivial": Cells.of(trivial(clouds.reference, clouds.reference_labels, halves.labels, seed), space),
-    }
-    within = training.labels is not None
-    setting = Setting.of(real, others["floor"], halves.labels, training, within=within, seed=seed)
-    plain = replace(setting, interval=False)
-    return {
-        name: {
-            role: METRICS[name].measure(cells, real, setting if role == "value" else plain)
-            for role, cells in others.items()
-        }
-        for name in names
-    }
-
-
-def trivial(
-    reference: sparse.csr_matrix, labels: NDArray[np.str_], wanted: NDArray[np.str_], seed: int
-) -> sparse.csr_matrix:
-    """The trivial generator's cells; a category that the reference lacks gets the profile of the whole reference."""
-    pooled = ~np.isin(wanted, labels)
-    if not pooled.any():
-        return poisson_cells(reference, labels, wanted, seed=seed)
-    everywhere = np.full(len(labels), EVERYTHING)
-    blocks = [poisson_cells(reference, everywhere, np.full(int(pooled.sum()), EVERYTHING), seed=seed)]
-    if not pooled.all():
-        blocks.append(poisson_cells(reference, labels, wanted[~pooled], seed=seed + 1))
-    order = np.concatenate([np.flatnonzero(pooled), np.flatnonzero(~pooled)])
-    return sparse.csr_matrix(sparse.vstack(blocks, format="csr")[np.argsort(order)])
-
-
-def rows_of(names: Sequence[str], repeats: Iterable[Compared], has_ratio: Collection[str]) -> list[Row]:
-    """Repeats averaged, condition by condition and metric by metric; `has_ratio` names metrics with a ratio."""
-    found: dict[tuple[str, str, str], list[Estimate]] = {}
-    for repeat in repeats:
-        for metric, roles in repeat.items():
-            for role, conditions in roles.items():
-                for condition, estimate in conditions.items():
-                    found.setdefault((condition, metric, role), []).append(estimate)
-    rows = []
-    for condition in dict.fromkeys(key[0] for key in found):
-        for metric in names:
-            value, floor, bad = (
-                average(found.get((condition, metric, role), [])) for role in ("value", "floor", "trivial")
-            )
-            ratio = value.value / floor.value if metric in has_ratio and floor.value > 0 else np.nan
-            distance = value.value - floor.value
-            rows.append(Row(condition, metric, value.value, floor.value, bad.value, distance, ratio, *value[1:]))
-    return rows

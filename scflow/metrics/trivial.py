@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow.errors import InputError, listed, nearest
+from scflow.metrics.sides import EVERYTHING
 from scflow.metrics.space import library_sizes
 
-__all__ = ["poisson_cells"]
+__all__ = ["poisson_cells", "trivial"]
 
 # Rates made dense at once: 32 MB.
 _CHUNK = 1 << 22
@@ -80,6 +81,21 @@ def poisson_cells(
         for s in range(0, max(1, len(wanted)), step)
     ]
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+
+
+def trivial(
+    reference: sparse.csr_matrix, labels: NDArray[np.str_], wanted: NDArray[np.str_], seed: int
+) -> sparse.csr_matrix:
+    """The trivial generator's cells; a category that the reference lacks gets the profile of the whole reference."""
+    pooled = ~np.isin(wanted, labels)
+    if not pooled.any():
+        return poisson_cells(reference, labels, wanted, seed=seed)
+    everywhere = np.full(len(labels), EVERYTHING)
+    blocks = [poisson_cells(reference, everywhere, np.full(int(pooled.sum()), EVERYTHING), seed=seed)]
+    if not pooled.all():
+        blocks.append(poisson_cells(reference, labels, wanted[~pooled], seed=seed + 1))
+    order = np.concatenate([np.flatnonzero(pooled), np.flatnonzero(~pooled)])
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr")[np.argsort(order)])
 
 
 def _profiles(counts: sparse.csr_matrix, code: NDArray[np.int64], n_types: int) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scflow.metrics.protocol import Row
+from scflow.metrics.rows import Row
 from scflow.metrics.sides import EVERYTHING
 from scflow.metrics.symptoms import READINGS, SYMPTOMS, UNSPOKEN, Reading
 from scflow.metrics.words import figure, title

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scflow.metrics.protocol import Row
+from scflow.metrics.rows import Row
 from scflow.metrics.sides import EVERYTHING
 from scflow.metrics.verdict import findings
 from scflow.metrics.words import figure, title

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from scflow.metrics.protocol import Row
+from scflow.metrics.rows import Row
 
 __all__ = ["rows_of"]
 

@@ -18,7 +18,8 @@ from scflow.conditions import as_column
 from scflow.errors import InputError, listed, nearest
 from scflow.metrics.catalogue import MIN_CELLS, known
 from scflow.metrics.presets import judge_as, preset_named
-from scflow.metrics.protocol import Row, judge
+from scflow.metrics.protocol import judge
+from scflow.metrics.rows import Row
 
 if TYPE_CHECKING:
     from anndata import AnnData
