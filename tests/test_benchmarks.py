@@ -102,8 +102,26 @@ def test_resampling_repeats_a_cell_only_when_its_type_is_used_up(quality: Module
 def test_copying_is_0_for_copies_and_1_for_new_cells(quality: ModuleType) -> None:
     cells = scflow.datasets.simulate(900, 60, 3, seed=0)
     train, held_out, new = (cells[i::3].copy() for i in range(3))
-    assert quality.copying(train, train, held_out) < 1e-2
-    assert quality.copying(new, train, held_out) == pytest.approx(1, abs=0.05)
+    copying = quality.copying(train, held_out)
+    assert copying(train) < 1e-2
+    assert copying(new) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:.*conditions")
+def test_quality_scores_every_row_as_the_package_does(quality: ModuleType, simulated: AnnData) -> None:
+    """Although what rows share is figured once; without cells the floor and the trivial generator stand alone."""
+    train, held_out = quality.prepare(simulated, seed=0)
+    wanted, metrics = quality.types(held_out), ["mmd", "gene_means", "label_accuracy", "copying"]
+    score = quality.judged(held_out, train, wanted, 3, metrics)
+    alone = score(None)
+    trivial = scflow.metrics.poisson_cells(quality.counts_of(train), quality.types(train), wanted, seed=1)
+    for cells in (quality.resampled(train, wanted, seed=0), quality.cells_of(trivial, train, wanted)):
+        options = {"reference": train, "condition": "cell_type", "metrics": metrics, "seed": 3}
+        expected = scflow.tl.score(held_out, cells, **options)
+        pd.testing.assert_frame_equal(score(cells), expected, check_exact=True)
+        shared = ["condition", "metric", "floor", "trivial"]
+        pd.testing.assert_frame_equal(alone[shared], expected[shared], check_exact=True)
+    assert alone[["value", "distance", "ratio", "low", "high"]].isna().all(axis=None)
 
 
 def test_default_space_is_that_of_training(quality: ModuleType) -> None:

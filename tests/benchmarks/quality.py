@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from cells import CONDITION, cells_of, counts_of, data_sets, prepare, resampled, types
+from cells import cells_of, counts_of, data_sets, prepare, resampled, types
 from generators import Request, drawn
+from numpy.typing import NDArray
 from quality_figure import figure
 from quality_report import (
     BOOTSTRAP,
@@ -36,11 +36,13 @@ from quality_report import (
 )
 from scipy import sparse
 
-import scflow
+from scflow._anndata import read_counts
 from scflow.flow._learning import default_steps
 from scflow.metrics import DEFAULT as METRICS
-from scflow.metrics import Space, poisson_cells, set_aside
+from scflow.metrics import Row, Space, Yardstick, poisson_cells, set_aside
 from scflow.metrics import copying as nearness
+from scflow.metrics.catalogue import known
+from scflow.metrics.yardstick import MOST_CELLS
 
 DEFAULT_SPACE = "counts"
 """What scflow.tl.train(space="auto") stands for."""
@@ -126,15 +128,20 @@ def available(rivals: Sequence[str]) -> list[str]:
     return wanted
 
 
-def copying(cells: AnnData, train: AnnData, held_out: AnnData) -> float:
-    """Median distance to the nearest training cell over that to the nearest held-out cell.
+def copying(train: AnnData, held_out: AnnData) -> Callable[[AnnData], float]:
+    """From cells to their median distance to the nearest training cell over that to the nearest held-out cell.
 
     1 where training cells are no nearer than as many unseen ones, 0 for copies. In principal components of both
     together: in those of the training cells alone, training cells lie further out, and 1.4 would be perfect on pbmc68k.
     """
-    space = Space.fit(sparse.vstack([counts_of(train), counts_of(held_out)], format="csr"))
-    sides = (space.components(counts_of(side)) for side in (cells, train, held_out))
-    return nearness(*sides, equal=False, interval=False).value
+    real = [counts_of(side) for side in (train, held_out)]
+    space = Space.fit(sparse.vstack(real, format="csr"))
+    sides = [space.components(counts) for counts in real]
+
+    def of(cells: AnnData) -> float:
+        return nearness(space.components(counts_of(cells)), *sides, equal=False, interval=False).value
+
+    return of
 
 
 def requests(options: argparse.Namespace, n_cells: int, seed: int) -> Iterator[Request]:
@@ -154,17 +161,37 @@ def requests(options: argparse.Namespace, n_cells: int, seed: int) -> Iterator[R
             yield Request(space, tuple(rows), epochs=options.epochs, **common)
 
 
-def scored(real: AnnData, cells: AnnData, reference: AnnData, seed: int, metrics: Sequence[str]) -> pd.DataFrame:
-    """The table of `scflow.tl.score`, without its remarks on small types: the CSV shows which have rows."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*conditions")
-        return scflow.tl.score(real, cells, reference=reference, condition=CONDITION, metrics=list(metrics), seed=seed)
+def judged(
+    held_out: AnnData, reference: AnnData, wanted: NDArray[np.str_], seed: int, metrics: Sequence[str]
+) -> Callable[[AnnData | None], pd.DataFrame]:
+    """From cells of the types `wanted` to the table of `scflow.tl.score`; from none to the floor and trivial alone.
+
+    These are figured once for all sets of cells, and most of the work.
+    """
+    yardstick = Yardstick.of(
+        read_counts(held_out, name="held_out", for_training=False),
+        read_counts(reference, name="reference", for_training=False),
+        known(metrics),
+        labels=types(held_out),
+        reference_labels=types(reference),
+        generated_labels=wanted,
+        within=True,
+        max_cells=MOST_CELLS,
+        seed=seed,
+    )
+
+    def score(cells: AnnData | None) -> pd.DataFrame:
+        counts = None if cells is None else read_counts(cells, name="cells", for_training=False)
+        return pd.DataFrame(yardstick.rows(counts), columns=list(Row._fields))
+
+    return score
 
 
 def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) -> Iterator[pd.DataFrame]:
     """The figures of each row of one data set and seed, as soon as they are there."""
     train, held_out = prepare(adata, seed, options.genes, options.variable_genes)
     wanted, aside = types(held_out), set_aside(types(held_out), seed)
+    score, nearest = judged(held_out, train, wanted, seed, options.metrics), copying(train, held_out)
 
     def figures(row: str, scores: pd.DataFrame, **more: float) -> pd.DataFrame:
         if row in (FLOOR, TRIVIAL):
@@ -179,20 +206,18 @@ def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) 
         # Cells that a space was fitted on lie further out in it: one half makes the space, the other is resampled.
         half = set_aside(types(train), seed)
         again = resampled(train[~half].copy(), wanted[aside], seed)
-        scores = scored(held_out, again, train[half].copy(), seed, options.metrics)
-        yield figures(BOOTSTRAP, scores, copying=copying(again, train, held_out))
+        alone = judged(held_out, train[half].copy(), wanted[aside], seed, options.metrics)
+        yield figures(BOOTSTRAP, alone(again), copying=nearest(again))
         trivial = cells_of(poisson_cells(counts_of(train), types(train), wanted, seed=seed), train, wanted)
-        scores = scored(held_out, trivial, train, seed, options.metrics)
-        yield figures(FLOOR, scores)
-        yield figures(TRIVIAL, scores, copying=copying(trivial, train, held_out))
+        yield figures(FLOOR, score(None))
+        yield figures(TRIVIAL, score(None), copying=nearest(trivial))
 
     if not options.only_spaces:
         yield from references()
     for request in requests(options, train.n_obs, seed):
         for row, counts, costs in drawn(request, train, wanted):
             cells = cells_of(counts, train, wanted)
-            scores = scored(held_out, cells, train, seed, options.metrics)
-            yield figures(row, scores, copying=copying(cells, train, held_out), **costs)
+            yield figures(row, score(cells), copying=nearest(cells), **costs)
 
 
 def save(table: pd.DataFrame, out: Path | None) -> None:
