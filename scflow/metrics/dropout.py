@@ -65,10 +65,14 @@ def dropout_curve(
     belongs = belongs[belongs.any(axis=1)]
     belongs /= belongs.sum(axis=1, keepdims=True)
 
-    def gap(a: Numbers, b: Numbers) -> float:
+    def curve(sums: Numbers) -> tuple[Numbers, Numbers]:
+        """Means and zero fractions of the bins."""
+        return belongs @ mean_of(sums), belongs @ zeros_of(sums)
+
+    def gap(a: tuple[Numbers, Numbers], b: tuple[Numbers, Numbers]) -> float:
         """Between the curve of `a` and the points of `b`."""
-        (at_a, zeros_a), (at_b, zeros_b) = ((belongs @ mean_of(sums), belongs @ zeros_of(sums)) for sums in (a, b))
+        (at_a, zeros_a), (at_b, zeros_b) = a, b
         order = np.argsort(at_a, kind="stable")
         return float(np.abs(np.interp(at_b, at_a[order], zeros_a[order]) - zeros_b).mean())
 
-    return jackknifed(*parts, gap, interval)
+    return jackknifed(*parts, curve, gap, interval)

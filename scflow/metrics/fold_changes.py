@@ -72,16 +72,14 @@ def fold_change_slope(
             "others to hold against it. Leave this metric out where all cells are of one condition."
         )
     parts = _sums(x, labels_x, classes, seed), _sums(y, labels_y, classes, seed + 1)
-    real = _fold_changes(parts[1].sum(axis=0))[chosen]
+    real = _fold_changes(parts[1].sum(axis=0), chosen)
     top = np.argsort(-np.abs(real), axis=1, kind="stable")[:, :n_genes]
 
-    def slope(a: Numbers, b: Numbers) -> float:
-        """Least squares through 0, over the chosen genes of all chosen conditions."""
-        fake, true = (np.take_along_axis(_fold_changes(sums)[chosen], top, axis=1) for sums in (a, b))
-        norm = float((true**2).sum())
-        return float((fake * true).sum()) / norm if norm > 0 else float("nan")
+    def largest(sums: Numbers) -> Numbers:
+        """The fold changes of the chosen genes of all chosen conditions."""
+        return np.take_along_axis(_fold_changes(sums, chosen), top, axis=1)
 
-    return jackknifed(*parts, slope, interval)
+    return jackknifed(*parts, largest, _slope, interval)
 
 
 def _sums(x: sparse.csr_matrix, labels: NDArray[Any], classes: NDArray[Any], seed: int) -> Numbers:
@@ -97,10 +95,17 @@ def _sums(x: sparse.csr_matrix, labels: NDArray[Any], classes: NDArray[Any], see
     return np.concatenate([number, (members @ rates).toarray().reshape(k, len(classes), -1)], axis=2)
 
 
-def _fold_changes(sums: Numbers) -> Numbers:
-    """Log2 of each condition's mean over that of the rest, ``[n_conditions, n_genes]``; NaN without cells."""
-    rest = sums.sum(axis=0) - sums
+def _slope(fake: Numbers, true: Numbers) -> float:
+    """Least squares through 0."""
+    norm = float((true**2).sum())
+    return float((fake * true).sum()) / norm if norm > 0 else float("nan")
+
+
+def _fold_changes(sums: Numbers, chosen: NDArray[np.int64]) -> Numbers:
+    """Log2 of the chosen conditions' means over those of the rest, ``[n_chosen, n_genes]``; NaN without cells."""
+    mine = sums[chosen]
+    rest = sums.sum(axis=0) - mine
     with np.errstate(invalid="ignore", divide="ignore"):
-        own, other = sums[:, 1:] / sums[:, :1], rest[:, 1:] / rest[:, :1]
+        own, other = mine[:, 1:] / mine[:, :1], rest[:, 1:] / rest[:, :1]
     result: Numbers = np.log2((own + _PSEUDO) / (other + _PSEUDO))
     return result

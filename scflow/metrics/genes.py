@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ __all__ = [
 
 Compare = Literal["error", "correlation"]
 Numbers = NDArray[np.float64]
+View = TypeVar("View")
 
 # Groups of cells that are left out in turn for the interval.
 _GROUPS = 20
@@ -118,7 +119,7 @@ def gene_correlation(
     """
     check_cells(x, y)
     top = np.sort(np.argsort(-profile(y).variance, kind="stable")[:n_genes])
-    return jackknifed(_products(x[:, top], seed), _products(y[:, top], seed + 1), _correlation_error, interval)
+    return jackknifed(_products(x[:, top], seed), _products(y[:, top], seed + 1), _pairs, _error_of_pairs, interval)
 
 
 def correlations(x: sparse.csr_matrix) -> NDArray[np.float64]:
@@ -175,7 +176,7 @@ def _by_gene(
         raise InputError(f"compare={compare!r} is not known. Choose 'error' or 'correlation'.")
     difference = _error if compare == "error" else _pearson
     parts = (moments(x, *groups(x.shape[0], seed)), moments(y, *groups(y.shape[0], seed + 1)))
-    return jackknifed(*parts, lambda a, b: difference(statistic(a), statistic(b)), interval)
+    return jackknifed(*parts, statistic, difference, interval)
 
 
 def check_cells(x: sparse.csr_matrix, y: sparse.csr_matrix) -> None:
@@ -232,9 +233,15 @@ def _products(x: sparse.csr_matrix, seed: int) -> Numbers:
     return result
 
 
-def _correlation_error(a: Numbers, b: Numbers) -> float:
-    above = np.triu_indices(len(a) - 1, 1)
-    return _error(_correlations(a)[above], _correlations(b)[above]) if len(above[0]) else 0.0
+def _pairs(products: Numbers) -> Numbers:
+    """Pearson's r of each pair of genes once."""
+    result: Numbers = _correlations(products)[np.triu_indices(len(products) - 1, 1)]
+    return result
+
+
+def _error_of_pairs(a: Numbers, b: Numbers) -> float:
+    """A single gene makes no pair, and no error."""
+    return _error(a, b) if a.size else 0.0
 
 
 def _correlations(products: Numbers) -> Numbers:
@@ -258,13 +265,21 @@ def _pearson(a: Numbers, b: Numbers) -> float:
 
 
 def jackknifed(
-    parts_x: Numbers, parts_y: Numbers, statistic: Callable[[Numbers, Numbers], float], interval: bool
+    parts_x: Numbers,
+    parts_y: Numbers,
+    view: Callable[[Numbers], View],
+    compare: Callable[[View, View], float],
+    interval: bool,
 ) -> Estimate:
-    """A statistic of sums over cells; its interval by leaving out each group of cells (Efron and Tibshirani 1993)."""
-    x, y = parts_x.sum(axis=0), parts_y.sum(axis=0)
-    value = statistic(x, y)
+    """A comparison of what is seen of sums over cells, ``compare(view(sums of x), view(sums of y))``.
+
+    Its interval is by leaving out each group of cells (Efron and Tibshirani 1993).
+    """
+    sums_x, sums_y = parts_x.sum(axis=0), parts_y.sum(axis=0)
+    x, y = view(sums_x), view(sums_y)
+    value = compare(x, y)
     if not interval:
         return Estimate(value)
-    without_x = np.array([statistic(x - part, y) for part in parts_x])
-    without_y = np.array([statistic(x, y - part) for part in parts_y])
+    without_x = np.array([compare(view(sums_x - part), y) for part in parts_x])
+    without_y = np.array([compare(x, view(sums_y - part)) for part in parts_y])
     return normal_interval(value, sum(float(v.var()) * (len(v) - 1) for v in (without_x, without_y)))
