@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -298,9 +299,10 @@ def run_of(n: int) -> Run:
     return Run(order[n // 10 :], order[: n // 10], 128, seed=0, device=torch.device("cpu"), progress=False)
 
 
-def learnt(data: Truth, condition: Tensor | None, cards: tuple[int, ...]) -> Counts:
+def learnt(data: Truth, condition: Tensor | None, cards: tuple[int, ...], effects: str = "code") -> Counts:
     cells = Cells(data.counts, torch.device("cpu"))
-    return fit_counts(data.counts, cells, condition, cards, run_of(600), latent=5, steps=150, lr=1e-2)[0]
+    sizes: dict[str, Any] = {"latent": 5, "steps": 150, "lr": 1e-2, "effects": effects}
+    return fit_counts(data.counts, cells, condition, cards, run_of(600), **sizes)[0]
 
 
 @pytest.fixture(scope="module")
@@ -319,8 +321,52 @@ def profiles_by_type(codec: Counts, data: Truth, condition: Tensor | None) -> ND
 
 
 def test_profiles_of_a_simulated_linear_softmax_are_recovered(simulated: Truth, conditional: Counts) -> None:
-    found = profiles_by_type(conditional, simulated, simulated.types)
-    assert divergence(simulated.profiles, found) < simulated.chance() / 10
+    for codec in (conditional, learnt(simulated, simulated.types, (3,), "genes")):
+        found = profiles_by_type(codec, simulated, simulated.types)
+        assert divergence(simulated.profiles, found) < simulated.chance() / 10
+
+
+def test_cells_that_are_unlike_their_label_come_back_as_what_they_are(simulated: Truth) -> None:
+    """A tenth of the labels is wrong; effects by gene make those cells more like their label than they are."""
+    rng = np.random.default_rng(1)
+    wrong = torch.from_numpy(rng.random(600) < 0.1)
+    labels = torch.where(wrong[:, None], (simulated.types + 1) % 3, simulated.types)
+    like_label = {}
+    for effects in ("code", "genes"):
+        codec = learnt(simulated, labels, (3,), effects)
+        with torch.no_grad():
+            state = codec.encode(simulated.dense, labels, rng=generator())
+            drawn = codec.decode(state, labels, rng=generator(1)).double().numpy()[wrong.numpy()]
+        score = drawn @ np.log(simulated.profiles).T  # Multinomial log-likelihood of each type.
+        own, label = (k[wrong, 0].long().numpy() for k in (simulated.types, labels))
+        rows = np.arange(len(drawn))
+        like_label[effects] = (score[rows, label] > score[rows, own]).mean()
+    assert like_label["code"] < 0.05
+    assert like_label["code"] < like_label["genes"]
+
+
+def test_states_are_centred_in_each_category_and_rare_ones_borrow() -> None:
+    with torch.random.fork_rng(devices=[]):
+        codec = Counts(3, latent=1, cardinalities=(2, 0), effects="code")
+    codes = torch.cat([torch.full((95, 1), 0.0), torch.full((5, 1), 2.0)])
+    condition = torch.tensor([[0.0, 0.0]] * 95 + [[1.0, 0.0]] * 5)
+    codec.standardize(codes, torch.ones(100, 1), condition)
+    mean = codes.mean()
+    # Five cells, and five more that have no shift.
+    torch.testing.assert_close(codec.code_shift, torch.tensor([[-mean * 95 / 100], [(2 - mean) / 2], [0.0]]))
+    slope = torch.linspace(-1, 1, 100)[:, None]
+    codec.standardize(1e-3 * slope, torch.ones(100, 1), torch.cat([torch.full((100, 1), torch.nan), 50 * slope], dim=1))
+    torch.testing.assert_close(codec.code_shift[2, 0], torch.tensor(2e-5), rtol=0.1, atol=0)
+
+
+def test_codecs_of_0_1_0_have_effects_by_gene(simulated: Truth) -> None:
+    """They do not say so; and those that say where effects are come back as they were."""
+    old = learnt(simulated, simulated.types, (3,), "genes")
+    settings = {name: value for name, value in old.settings().items() if name != "effects"}
+    Counts(**settings).load_state_dict(old.state_dict())
+    for effects in ("code", "genes"):
+        codec = Counts(4, latent=2, cardinalities=(2,), effects=effects)
+        assert Counts(**codec.settings()).state_dict().keys() == codec.state_dict().keys()
 
 
 def test_types_are_found_without_being_told(simulated: Truth) -> None:
@@ -342,7 +388,7 @@ def test_decoded_counts_have_the_likelihoods_mean_and_variance(conditional: Coun
     condition = torch.ones(20_000, 1)
     with torch.no_grad():
         x = conditional.decode(state, condition, rng=generator(1))
-        code = state[:1, :-1] * conditional.code_sd + conditional.code_mean
+        code = state[:1, :-1] * conditional.code_sd + conditional.code_mean + conditional.code_shift[1]
         mean, dispersion = conditional.likelihood(code, state[:1, -1:], condition[:1])
     assert torch.equal(x, x.round())
     variance = mean + dispersion * mean**2
@@ -373,7 +419,7 @@ def test_an_untrained_decoder_starts_at_the_mean_profiles_of_the_whole_and_of_ea
     counts = np.array([[4000, 1000, 5000], [1000, 4000, 5000], [1000, 4000, 5000]], dtype=np.float32)
     types = torch.tensor([[0.0], [1.0], [1.0]])
     with torch.random.fork_rng(devices=[]):
-        codec = Counts.start(sparse.csr_matrix(counts), types, latent=2, cardinalities=(2,))
+        codec = Counts.start(sparse.csr_matrix(counts), types, latent=2, cardinalities=(2,), effects="genes")
     at = torch.zeros(1, 2), torch.zeros(1, 1)
     for c, profile in ((torch.nan, [0.2, 0.3, 0.5]), (0.0, [0.4, 0.1, 0.5]), (1.0, [0.1, 0.4, 0.5])):
         mean, dispersion = codec.likelihood(*at, torch.tensor([[c]]))

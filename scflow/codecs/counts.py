@@ -17,15 +17,22 @@ from scflow.codecs.statistics import library_sizes
 __all__ = ["Counts", "negative_binomial_nll"]
 
 _LEAST_DISPERSION = math.exp(-7.0)
+_BORROWED = 5.0
+"""A category's shift of the code is that of its cells and of so many more that have none: rare ones borrow strength."""
 
 
 class Counts(Codec):
     """An encoder network, and a decoder that is a softmax of a linear map, times the library size.
 
-    The decoder's logits are ``bias + W z + C c + l (d + D c)`` for the latent code z, the conditions c and the
-    standardised log library size l; counts are negative binomial around softmax(logits) x library size, with a
-    dispersion by gene and condition that starts near Poisson. The flow's state is a posterior draw of z, standardised,
-    and l. (Lopez et al. 2018 have the likelihood; Svensson et al. 2020 the linear decoder.)
+    The decoder's logits are ``bias + W z + l (d + D c)`` for the latent code z, the conditions c and the standardised
+    log library size l; counts are negative binomial around softmax(logits) x library size, with a dispersion by gene
+    and condition that starts near Poisson. The flow's state is a posterior draw of z, less what the conditions shift
+    it by on average, standardised, and l. (Lopez et al. 2018 have the likelihood; Svensson et al. 2020 the linear
+    decoder.)
+
+    Neither encoder nor decoder is told of the conditions' effects on single genes. With them, a cell that is unlike its
+    label (a doublet, one at the border of two types, a wrong label) needs a code far out in the prior, and all cells
+    come out more typical of their type than real ones are.
 
     In training the molecules of a cell are split in two at random, anew each time: the code of one part has to predict
     the other. Noise of the counts is not shared by the parts, so the code cannot carry it, and generated cells do not
@@ -47,12 +54,16 @@ class Counts(Codec):
         Share of a cell's molecules that the encoder sees in training; the decoder is scored on the others.
     shared
         Room for so many directions that residuals share; none in codecs of 0.1.0.
+    effects
+        Where conditions have their effect on expression: ``"code"``, as above, or ``"genes"``, where the decoder has
+        one more term ``C c`` and the encoder knows c, as in codecs of 0.1.0.
     """
 
     name = "counts"
     summarizes = True
     code_mean: Tensor
     code_sd: Tensor
+    code_shift: Tensor
     residuals: Tensor
 
     def __init__(
@@ -65,20 +76,24 @@ class Counts(Codec):
         kl: float = 0.5,
         thinning: float = 0.5,
         shared: int = 0,
+        effects: str = "genes",
     ) -> None:
         super().__init__()
         self.n_genes, self.latent, self.dim, self.hidden = n_genes, latent, latent + 1, hidden
         self.cardinalities, self.kl, self.thinning, self.shared = tuple(cardinalities), kl, thinning, shared
+        self.by_gene = effects == "genes"
         width = max(design_width(cardinalities), 1)
         self.first = nn.Linear(n_genes, hidden)
-        self.condition = nn.Linear(width, hidden, bias=False)
+        if self.by_gene:
+            self.condition = nn.Linear(width, hidden, bias=False)
         self.encoder = nn.Sequential(
             nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()
         )
         self.posterior = nn.Linear(hidden, 2 * latent)
         self.loadings = nn.Parameter(torch.randn(latent, n_genes) * 0.05)
         self.bias = nn.Parameter(torch.zeros(n_genes))
-        self.effects = nn.Parameter(torch.zeros(width, n_genes))
+        if self.by_gene:
+            self.effects = nn.Parameter(torch.zeros(width, n_genes))
         self.depth = nn.Parameter(torch.zeros(1 + width, n_genes))
         self.dispersion = nn.Parameter(torch.full((n_genes,), -3.0))
         self.dispersions = nn.Parameter(torch.zeros(width, n_genes))
@@ -86,6 +101,8 @@ class Counts(Codec):
         self.library = LibrarySize()
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_sd", torch.ones(latent))
+        if not self.by_gene:
+            self.register_buffer("code_shift", torch.zeros(width, latent))
         if shared:
             self.register_buffer("residuals", torch.zeros(shared, n_genes))
 
@@ -93,7 +110,7 @@ class Counts(Codec):
     def start(
         cls, counts: sparse.csr_matrix, condition: Tensor | None, *, pseudocount: float = 1.0, **settings: Any
     ) -> Counts:
-        """Untrained, but with the mean profiles known: of all cells, and of each category of the conditions.
+        """Untrained, but with the mean profile known, and that of each category where effects are by gene.
 
         A step moves a weight by the learning rate at most; from zero, a marker gene's effect would take thousands.
 
@@ -111,7 +128,7 @@ class Counts(Codec):
         columns = design(condition, codec.cardinalities, counts.shape[0], torch.device("cpu")).numpy()
         with torch.no_grad():
             codec.bias.copy_(torch.from_numpy(np.log(profile)))
-            for j in codec.categorical_columns():
+            for j in codec.categorical_columns() if codec.by_gene else ():
                 observed = np.asarray(counts.T @ columns[:, j], dtype=np.float64)
                 ratio = (observed + pseudocount) / (observed.sum() * profile + pseudocount)
                 codec.effects[j].copy_(torch.from_numpy(np.log(ratio)))
@@ -132,11 +149,13 @@ class Counts(Codec):
             "kl": self.kl,
             "thinning": self.thinning,
             "shared": self.shared,
+            "effects": "genes" if self.by_gene else "code",
         }
 
     def fast_parameters(self) -> list[nn.Parameter]:
         """Dispersions, which start near Poisson and have far to go, and effects: learnt faster than the rest."""
-        return [self.dispersion, self.dispersions, self.bias, self.effects, self.depth]
+        effects = [self.effects] if self.by_gene else []
+        return [self.dispersion, self.dispersions, self.bias, *effects, self.depth]
 
     def _design(self, condition: Tensor | None, like: Tensor) -> Tensor:
         out = design(condition, self.cardinalities, len(like), like.device)
@@ -146,7 +165,10 @@ class Counts(Codec):
         """Mean and standard deviation of the latent code, each ``[n, latent]``."""
         size = counts.sum(1, keepdim=True).clamp_min(1.0)
         x = torch.log1p(counts * (3e3 / size))
-        h = self.encoder(self.first(x) + self.condition(self._design(condition, counts)))
+        first = self.first(x)
+        if self.by_gene:
+            first = first + self.condition(self._design(condition, counts))
+        h = self.encoder(first)
         mean, log_variance = self.posterior(h).chunk(2, dim=1)
         return mean, (log_variance.clamp(-10.0, 4.0) / 2).exp()
 
@@ -154,7 +176,9 @@ class Counts(Codec):
         """Expected counts and dispersions, each ``[n, n_genes]``, from code, library coordinate and conditions."""
         c = self._design(condition, code)
         slope = self.depth[0] + c @ self.depth[1:]
-        logits = self.bias + code @ self.loadings + c @ self.effects + library * slope
+        logits = self.bias + code @ self.loadings + library * slope
+        if self.by_gene:
+            logits = logits + c @ self.effects
         mean = torch.softmax(logits, dim=1) * self.library.decode(library)
         uneven = torch.cat([code, library], dim=1) @ self.unevenness
         return mean, (self.dispersion + c @ self.dispersions + uneven).clamp(math.log(_LEAST_DISPERSION), 5.0).exp()
@@ -176,19 +200,30 @@ class Counts(Codec):
 
     def penalty(self) -> Tensor:
         """Minus the log of the normal priors that shrink conditions' effects: rare conditions borrow strength."""
-        effects, dispersions = self.effects.square().sum(), self.dispersions.square().sum()
-        return 0.5 * (effects + dispersions + 4.0 * self.unevenness.square().sum() + 10.0 * self.depth.square().sum())
+        squares = self.dispersions.square().sum() + 4.0 * self.unevenness.square().sum()
+        if self.by_gene:
+            squares = squares + self.effects.square().sum()
+        return 0.5 * (squares + 10.0 * self.depth.square().sum())
 
     @torch.no_grad()
-    def standardize(self, means: Tensor, sds: Tensor) -> None:
-        """Set the scale of the state from the training cells' posteriors, each ``[n_cells, latent]``."""
+    def standardize(self, means: Tensor, sds: Tensor, condition: Tensor | None) -> None:
+        """Set location and scale of the state from training cells' posteriors ``[n_cells, latent]`` and conditions."""
         self.code_mean.copy_(means.mean(0))
-        self.code_sd.copy_((means.var(0, correction=0) + sds.square().mean(0)).sqrt().clamp_min(1e-6))
+        left = means - self.code_mean
+        if not self.by_gene:
+            self.code_shift.copy_(_shifts(left, self._design(condition, means)))
+            left = left - self._shift(condition, means)
+        self.code_sd.copy_((left.square().mean(0) + sds.square().mean(0)).sqrt().clamp_min(1e-6))
+
+    def _shift(self, condition: Tensor | None, like: Tensor) -> Tensor:
+        """What conditions shift the code by, ``[n, latent]``, in its own units."""
+        return like.new_zeros(1) if self.by_gene else self._design(condition, like) @ self.code_shift
 
     def summarize(self, counts: Tensor, condition: Tensor | None) -> Tensor:
         """Posterior mean and standard deviation in standardised units, and the library coordinate."""
         mean, sd = self.posterior_of(counts, condition)
         library = self.library.encode(counts.sum(1, keepdim=True))
+        mean = mean - self._shift(condition, mean)
         return torch.cat([(mean - self.code_mean) / self.code_sd, sd / self.code_sd, library], dim=1)
 
     def draw(self, summary: Tensor, *, rng: torch.Generator) -> Tensor:
@@ -217,7 +252,7 @@ class Counts(Codec):
 
     def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Negative-binomial counts: a gamma draw of the rate, then a Poisson draw."""
-        code = state[:, :-1] * self.code_sd + self.code_mean
+        code = state[:, :-1] * self.code_sd + self.code_mean + self._shift(condition, state)
         mean, dispersion = self.likelihood(code, state[:, -1:], condition)
         if self.shared:
             draws = torch.randn(len(state), self.shared, generator=rng, device=rng.device)
@@ -233,6 +268,15 @@ class Counts(Codec):
         size = mean.sum(1, keepdim=True) / moved.sum(1, keepdim=True).clamp_min(1e-20)
         extra = torch.expm1(variance)
         return moved * size, ((dispersion - extra) / (1 + extra)).clamp_min(_LEAST_DISPERSION)
+
+
+def _shifts(codes: Tensor, columns: Tensor) -> Tensor:
+    """Ridge regression of centred codes ``[n, latent]`` on the columns of the conditions ``[n, width]``."""
+    d = columns.double()
+    scale = d.square().sum(0) / (d != 0).sum(0).clamp_min(1)  # 1 for a category
+    gram = d.T @ d + torch.diag(_BORROWED * scale.clamp_min(1e-12))
+    shifts: Tensor = torch.linalg.solve(gram, d.T @ codes.double())
+    return shifts.to(codes.dtype)
 
 
 def thinned(counts: Tensor, keep: float, *, rng: torch.Generator) -> Tensor:

@@ -60,6 +60,8 @@ class Recipe:
         Of the field's training.
     latent
         Coordinates of the code in count space.
+    effects
+        Where conditions act in count space: on the ``"code"``, or on ``"genes"`` one by one.
     components
         Of PCA space.
     calibrate
@@ -80,6 +82,7 @@ class Recipe:
     steps: int
     lr: float | None
     latent: int = 20
+    effects: str = "code"
     components: int = 50
     calibrate: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -182,9 +185,8 @@ def _codec(
         latent = min(recipe.latent, counts.shape[1])
         steps = max(1, min(2500, recipe.steps))
         exact = replace(run, precision="float32")
-        codec, trained = fit_counts(
-            counts, cells, condition, conditions.cardinalities, exact, latent=latent, steps=steps
-        )
+        settings: dict[str, Any] = {"latent": latent, "steps": steps, "effects": recipe.effects}
+        codec, trained = fit_counts(counts, cells, condition, conditions.cardinalities, exact, **settings)
         if trained.interrupted:
             raise KeyboardInterrupt  # there is no flow yet that could be kept
         return codec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -33,17 +34,21 @@ def fit_counts(
     steps: int,
     lr: float = 1e-3,
     shared: int = 32,
+    effects: str = "code",
 ) -> tuple[Counts, Trained]:
     """Train the autoencoder of counts; it stops on the likelihood of the validation cells.
 
-    Then find at most `shared` directions that residuals have in common.
+    Then find at most `shared` directions that residuals have in common. `effects` are those of `scflow.codecs.Counts`.
     """
     rng = run.generator(5)
     on_cpu = None if condition is None else condition.cpu()
-    codec = seeded(
-        lambda: Counts.start(counts, on_cpu, latent=latent, cardinalities=tuple(cardinalities), shared=shared),
-        rng,
-    ).to(run.device)
+    sizes: dict[str, Any] = {
+        "latent": latent,
+        "cardinalities": tuple(cardinalities),
+        "shared": shared,
+        "effects": effects,
+    }
+    codec = seeded(lambda: Counts.start(counts, on_cpu, **sizes), rng).to(run.device)
     assert isinstance(codec, Counts)
     done = None if run.checkpoints is None else run.checkpoints.finished("codec")
     if done is not None:
@@ -79,8 +84,9 @@ def fit_counts(
 
 @torch.no_grad()
 def _standardize(codec: Counts, cells: Cells, condition: Tensor | None, *, most: int = 20_000) -> None:
-    """The scale of the code over (at most 20,000 evenly spaced) cells."""
+    """Location and scale of the code over (at most 20,000 evenly spaced) cells."""
     rows = torch.linspace(0, len(cells) - 1, min(len(cells), most), device=cells.device).long()
     chunks = torch.split(rows, 1024)
     parts = [codec.posterior_of(cells.dense(r), None if condition is None else condition[r]) for r in chunks]
-    codec.standardize(torch.cat([mean for mean, _ in parts]), torch.cat([sd for _, sd in parts]))
+    means, sds = torch.cat([mean for mean, _ in parts]), torch.cat([sd for _, sd in parts])
+    codec.standardize(means, sds, None if condition is None else condition[rows])

@@ -46,11 +46,11 @@ class Learner:
             self.space, FlowMatching(), noise, steps or default_steps(self.train.n_obs), None, calibrate=False
         )
 
-    def codec(self, steps: int | None = None) -> Codec:
+    def codec(self, steps: int | None = None, effects: str = "code") -> Codec:
         """The codec of the space, fitted as scflow.tl.train would in a run of so many steps."""
         run, cells = self._run([]), Cells(self.counts, torch.device("cpu"))
-        given = (self.counts, cells, self.statistics, CLIP, self.conditions, self.condition, self.default(steps), run)
-        return _codec(*given)
+        recipe = replace(self.default(steps), effects=effects)
+        return _codec(self.counts, cells, self.statistics, CLIP, self.conditions, self.condition, recipe, run)
 
     def learn(self, recipe: Recipe, codec: Codec) -> tuple[Flow, float]:
         """A flow, not yet calibrated, and the seconds of processor time that its field took to train."""
