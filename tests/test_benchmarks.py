@@ -200,6 +200,72 @@ def test_scvi_is_left_out_where_it_is_missing(
     assert not capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:.*conditions")
+def test_a_run_of_quality_that_was_killed_goes_on_where_it_stopped(
+    quality: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulated: AnnData
+) -> None:
+    trained: list[tuple[int, tuple[str, ...]]] = []
+    dies_after: list[str] = []
+
+    def drawn(request: Any, train: AnnData, wanted: np.ndarray) -> Any:
+        trained.append((request.seed, request.rows))
+        for row in request.rows:
+            cells = quality.resampled(train, wanted, seed=len(row))
+            yield row, quality.counts_of(cells), {"train_seconds": 1 / 3}
+            if row in dies_after:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(quality, "drawn", drawn)
+    monkeypatch.setattr(quality, "data_sets", lambda names: [(name, simulated) for name in names])
+    arguments = ["--data", "simulated", "--spaces", "counts", "pca", "--budgets", "default", "--rivals", "none"]
+    arguments += ["--seeds", "0", "1", "--steps", "20", "--metrics", "mmd", "zero_fractions"]
+    assert quality.main([*arguments, "--out", str(tmp_path / "whole.csv")]) == 0
+    everything = [(seed, rows) for seed in (0, 1) for rows in (("counts", "counts, one by one"), ("pca",))]
+    assert trained == everything
+
+    out = tmp_path / "quality.csv"
+    dies_after.append("counts")
+    with pytest.raises(KeyboardInterrupt):
+        quality.main([*arguments, "--out", str(out)])
+    assert pd.read_csv(out)["row"].unique().tolist() == ["bootstrap", "floor", "trivial", "counts"]
+    dies_after.clear()
+    trained.clear()
+    assert quality.main([*arguments, "--out", str(out), "--resume"]) == 0
+    # Of the training that was interrupted the row that is there is not drawn again.
+    assert trained == [(0, ("counts, one by one",)), *everything[1:]]
+    assert out.read_text(encoding="utf-8") == (tmp_path / "whole.csv").read_text(encoding="utf-8")
+
+    trained.clear()
+    for name in ("judged", "copying"):
+        monkeypatch.setattr(quality, name, lambda *_: pytest.fail("There is nothing left to score."))
+    text = out.read_text(encoding="utf-8")
+    assert quality.main([*arguments, "--out", str(out), "--resume"]) == 0
+    assert not trained
+    assert out.read_text(encoding="utf-8") == text
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md"}
+    with pytest.raises(SystemExit):
+        quality.parse(["--resume"])
+
+
+def test_a_table_is_replaced_at_once(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed, out = script("resumed"), tmp_path / "a.csv"
+    table = figures("pbmc3k", "none", "mmd", [0.1 + 0.2, np.nan])
+    resumed.write(table, out)
+    pd.testing.assert_frame_equal(resumed.read(out, list(table.columns)), table, check_exact=True)
+
+    def killed(self: pd.DataFrame, path: Path, **_: Any) -> None:
+        path.write_text("data,row,me")
+        raise KeyboardInterrupt
+
+    before = out.read_bytes()
+    monkeypatch.setattr(pd.DataFrame, "to_csv", killed)
+    with pytest.raises(KeyboardInterrupt):
+        resumed.write(table, out)
+    assert out.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_quality_runs(quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "quality.csv"

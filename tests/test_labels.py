@@ -6,11 +6,22 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from anndata import AnnData
 from scipy import sparse
 from sklearn.metrics import f1_score
 
+import scflow
 from scflow.errors import InputError
-from scflow.metrics import dropout_curve, fold_change_slope, label_accuracy, label_model, train_on_synthetic
+from scflow.metrics import (
+    Yardstick,
+    dropout_curve,
+    fold_change_slope,
+    judge,
+    label_accuracy,
+    label_model,
+    sides,
+    train_on_synthetic,
+)
 from scflow.metrics.labels import macro_f1
 
 
@@ -34,6 +45,75 @@ def test_accuracy_is_a_share_and_its_interval_holds(rng: np.random.Generator) ->
     assert np.mean([e.low <= mean <= e.high for e in found]) >= 0.88
     x, labels = typed(rng, 90)
     assert label_accuracy(x, rng.permutation(labels), model).value < 0.5
+
+
+def mislabelled(seed: int) -> tuple[list[sparse.csr_matrix], list[np.ndarray]]:
+    """Training, held-out and further real cells of one law, and their labels, one in six of which is wrong."""
+    adata, rng = scflow.datasets.simulate(1200, 200, 3, type_effect=1.0, seed=seed), np.random.default_rng(seed)
+    true = adata.obs["cell_type"].to_numpy().astype(str)
+    labels = np.where(rng.random(1200) < 0.25, rng.permutation(true), true)
+    counts = sparse.csr_matrix(adata.X)
+    return [counts[i::3] for i in range(3)], [labels[i::3] for i in range(3)]
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_training_cells_drawn_again_are_as_accurate_as_the_floor_and_typical_cells_more(seed: int) -> None:
+    (train, real, new), (known, held_out, others) = mislabelled(seed)
+    options = {"labels": held_out, "reference_labels": known, "generated_labels": known, "seed": seed}
+    yardstick = Yardstick.of(real, train, ["label_accuracy"], **options)
+    floor = yardstick.floor["label_accuracy"].value
+    again = yardstick.measure(train)["label_accuracy"]
+    assert again.low < floor < again.high
+    # A classifier of the training cells knows their wrong labels.
+    view = yardstick.space.components
+    model = label_model(view(train), known)
+    assert label_accuracy(view(train), known, model).low > label_accuracy(view(real), held_out, model).value
+    # Of each label the third of real cells that is nearest to the middle.
+    seen, typical = view(new), np.empty(len(known), dtype=np.int64)
+    for label in np.unique(known):
+        mine = np.flatnonzero(others == label)
+        distance = np.linalg.norm(seen[mine] - np.median(seen[mine], axis=0), axis=1)
+        wanted = known == label
+        typical[wanted] = np.resize(mine[np.argsort(distance)[: len(mine) // 3]], wanted.sum())
+    assert yardstick.measure(new[typical])["label_accuracy"].low > floor
+
+
+def test_training_cells_are_no_less_accurate_for_a_space_of_their_own(pbmc: AnnData) -> None:
+    """In their own principal components they lie further out than cells that a classifier learnt from: 0.06 less."""
+    off = []
+    for seed in range(4):
+        train, real = scflow.pp.split(pbmc, stratify="cell_type", test_size=0.5, seed=seed)
+        known, held_out = (cells.obs["cell_type"].to_numpy().astype(str) for cells in (train, real))
+        options = {"labels": held_out, "reference_labels": known, "generated_labels": known, "seed": seed}
+        yardstick = Yardstick.of(real.X, train.X, ["label_accuracy"], **options)
+        off.append(yardstick.measure(train.X)["label_accuracy"].value - yardstick.floor["label_accuracy"].value)
+    assert abs(np.mean(off)) < 0.04
+
+
+def test_labels_are_learnt_once_a_halving_and_from_real_cells_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    (train, real, new), (known, held_out, others) = mislabelled(0)
+    learnt: list[np.ndarray] = []
+    monkeypatch.setattr(sides, "_MOST_LEARNT", 150)
+    monkeypatch.setattr(sides, "label_model", lambda x, labels: learnt.append(labels) or label_model(x, labels))
+    # Of the training cells no label is known to a classifier.
+    options = {"labels": held_out, "reference_labels": np.char.add("other ", known), "generated_labels": others}
+    yardstick = Yardstick.of(real, train, ["label_accuracy"], **options)
+    rows = [yardstick.rows(cells)[0] for cells in (new, real)]
+    assert rows[0].value > 0.6
+    assert [len(labels) for labels in learnt] == [150] * len(yardstick.halves)
+    assert len(learnt) > 1
+    assert set(np.concatenate(learnt)) == set(held_out)
+    # Without training cells half of the real ones makes the space.
+    alone = judge(real, new, real_labels=held_out, generated_labels=others, metrics="label_accuracy", seed=0)
+    assert alone[0].value == pytest.approx(alone[0].floor, abs=0.15)
+
+
+def test_accuracy_of_one_label_is_not_defined() -> None:
+    (train, real, new), (known, _, others) = mislabelled(0)
+    one = np.full(real.shape[0], known[0])
+    options = {"real_labels": one, "generated_labels": others, "reference_labels": known}
+    for row in judge(real, new, train, metrics=["label_accuracy"], **options):
+        assert np.isnan([row.value, row.floor, row.trivial]).all()
 
 
 def test_macro_f1_is_that_of_scikit_learn(rng: np.random.Generator) -> None:

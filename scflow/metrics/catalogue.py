@@ -119,7 +119,7 @@ METRICS: dict[str, Metric] = {
     "density": _balls(neighbours.density, "how densely real cells surround generated ones", "floor"),
     "coverage": _balls(neighbours.coverage, "share of real cells with a generated one beside them", "more"),
     "dropout_curve": _direct(measures.by_dropout, "error of shares of zeros at given means"),
-    "label_accuracy": _labels(measures.labelled, "whether a classifier of real cells agrees with the labels", "floor"),
+    "label_accuracy": _labels(measures.labelled, "whether a classifier of new real cells agrees with labels", "floor"),
     "fold_change_slope": _labels(measures.changes, "whether conditions differ by as much", "floor"),
     "train_on_synthetic": _labels(measures.synthetic, "what a classifier learns from the cells, on real ones", "more"),
     "copying": Metric(

@@ -41,9 +41,11 @@ def label_model(x: NDArray[Any], labels: NDArray[Any]) -> Any:
 
 
 def label_accuracy(x: NDArray[Any], labels: NDArray[Any], model: Any, *, interval: bool = True) -> Estimate:
-    """The share of cells that a classifier of real training cells calls what they were generated as.
+    """The share of cells that a classifier of held-out real cells calls what they were generated as.
 
-    The floor is its accuracy on held-out real cells. More than that is no success: such cells are too typical.
+    The floor is its accuracy on held-out real cells that it did not learn from either. More than that is no success:
+    such cells are too typical. A classifier of the cells that a generator learnt from knows the noise of these, and
+    finds whatever repeats it too typical.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ def label_accuracy(x: NDArray[Any], labels: NDArray[Any], model: Any, *, interva
     labels
         What they were generated as, ``[n]``.
     model
-        What :func:`label_model` made of the training cells, or anything with ``predict``.
+        What :func:`label_model` made of real cells that are new to the generator, or anything with ``predict``.
     interval
         Whether to add the interval, for other cells and the same classifier.
 

@@ -73,12 +73,13 @@ def _features(cells: Cells, view: str) -> NDArray[np.float32]:
 
 
 def labelled(x: Cells, y: Cells, setting: Setting) -> dict[str, Estimate]:
-    """Accuracy of the training cells' classifier, over the cells of each condition."""
-    model = setting.common.training.classifier
+    """Accuracy, over the cells of each condition, of the classifier that learnt from the real cells of this repeat."""
+    model = setting.common.classifier
     if model is None:
         return dict.fromkeys(setting.conditions, _UNKNOWN)
+    mine = setting.common.real_space.components(x.counts)
     return {
-        name: label_accuracy(x.components[rows], setting.strata[rows], model, interval=setting.interval)
+        name: label_accuracy(mine[rows], setting.strata[rows], model, interval=setting.interval)
         for name, rows in setting.conditions.items()
     }
 

@@ -26,7 +26,7 @@ EVERYTHING = "all"
 """The condition that stands for all cells."""
 
 
-# Training cells that are looked at one by one, and those that a classifier learns labels from.
+# Training cells that are looked at one by one, and real cells that a classifier learns labels from.
 _MOST_TRAINING = 20_000
 _MOST_LEARNT = 5000
 
@@ -107,20 +107,41 @@ class Training:
         """Of all training cells."""
         return fingerprints(self.counts)
 
-    @cached_property
-    def classifier(self) -> Any:
-        """Learnt from principal components and labels of the sample; None where there are not two labels."""
-        if self.labels is None or len(np.unique(self.sample_labels)) < 2:
-            return None
-        return label_model(self.sample.components[:_MOST_LEARNT], self.sample_labels[:_MOST_LEARNT])
-
 
 @dataclass(frozen=True, eq=False)
 class Common:
-    """Training and held-out cells in a space that as many of both made, in which neither lies further out."""
+    """What is made once of training and held-out cells, whatever is compared with these.
+
+    Attributes
+    ----------
+    training
+        The cells that a generator learnt from.
+    real
+        The half of the held-out cells that everything is compared with.
+    strata
+        The category of each of these, `[n]`.
+    """
 
     training: Training
     real: Cells
+    strata: NDArray[Any]
+
+    @cached_property
+    def real_space(self) -> Space:
+        """Fitted on the half alone: in the training cells' own space their noise lies further out than others'."""
+        n_genes, n_components = self.real.expression.shape[1], self.real.components.shape[1]
+        return Space.fit(self.real.counts[:_MOST_LEARNT], n_genes, n_components)
+
+    @cached_property
+    def classifier(self) -> Any:
+        """Learnt from the half's principal components in `real_space` and its labels; None where there is one label.
+
+        Not from training cells: a generator learnt from them too, and would seem typical where it repeats their noise.
+        """
+        labels = self.strata[:_MOST_LEARNT]
+        if len(np.unique(labels)) < 2:
+            return None
+        return label_model(self.real_space.components(self.real.counts[:_MOST_LEARNT]), labels)
 
     @property
     def n(self) -> int:
@@ -129,7 +150,7 @@ class Common:
 
     @cached_property
     def space(self) -> Space:
-        """Fitted on both."""
+        """Fitted on as many training cells as held-out ones, so that neither lies further out in it."""
         both = [self.training.sample.counts[: self.n], self.real.counts[: self.n]]
         return Space.fit(sparse.csr_matrix(sparse.vstack(both, format="csr")))
 
@@ -179,7 +200,7 @@ class Setting:
             name: median_distance(real.components[rows], other.components[rows], seed=seed)
             for name, rows in conditions.items()
         }
-        return cls(conditions, strata, bandwidths, seed, Common(training, real))
+        return cls(conditions, strata, bandwidths, seed, Common(training, real, strata))
 
 
 def conditions_of(strata: NDArray[Any], *, within: bool) -> dict[str, NDArray[np.int64]]:

@@ -130,8 +130,8 @@ def score(
     coverage                  share of real cells with a generated one within reach                        the floor
                                                                                                            or more
     dropout_curve             absolute error of the share of zeros at a given mean, over 20 bins of genes  the floor
-    label_accuracy            accuracy, against what cells were generated as, of a classifier of           the floor
-                              reference cells (logistic regression of principal components)
+    label_accuracy            accuracy, against what cells were generated as, of a classifier trained on   the floor
+                              the real half (logistic regression of that half's own principal components)
     fold_change_slope         slope, generated on real, of log2 fold changes of each condition against     the floor
                               the rest, over its 100 genes of largest real change
     copying                   median distance to the nearest reference cell (of 20,000 at most) over       the floor

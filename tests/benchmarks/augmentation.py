@@ -22,7 +22,7 @@ from augmentation_report import figure, markdown
 from cells import CONDITION, counts_of, data_sets, types
 from numpy.typing import NDArray
 from oversampling import METHODS, Examples, Task, available
-from resumed import done, read
+from resumed import done, read, write
 
 import scflow
 from scflow.errors import listed
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for rows in measured(adata, name, rare, options, table):
                 table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
                 if options.out:
-                    table.to_csv(options.out, index=False)
+                    write(table, options.out)
     wanted = {"data": options.data, "seed": options.seeds, "steps": [options.steps], "method": options.methods}
     table = table[np.logical_and.reduce([table[column].isin(values) for column, values in wanted.items()])]
     if table.empty:

@@ -1,6 +1,8 @@
 """How real the cells of each space are, beside real cells, trivial ones and those of rivals; docs/benchmarks.md.
 
 python tests/benchmarks/quality.py --out quality.csv --figure quality.png
+
+Run again with the same --out and --resume, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -8,7 +10,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ from quality_report import (
     markdown,
     targets,
 )
+from resumed import done, read, write
 from scipy import sparse
 
 from scflow._anndata import read_counts
@@ -50,7 +55,8 @@ BUDGETS = ("default", "small")
 SHARE = 4
 """The small budget is a fourth of the steps."""
 QUICK_STEPS, QUICK_EPOCHS = 200, 10
-COLUMNS = ["data", "seed", "row", "condition", "metric", "value", "floor", "trivial", "low", "high"]
+KEY = ["data", "seed", "row"]
+COLUMNS = [*KEY, "condition", "metric", "value", "floor", "trivial", "low", "high"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,14 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    table = (
-        pd.concat([pd.read_csv(path) for path in options.join], ignore_index=True) if options.join else pd.DataFrame()
-    )
+    table = before(options)
     for name, adata in () if options.join else data_sets(options.data):
         print(heading(), flush=True)
         for seed in options.seeds:
-            for found in measured(adata, name, seed, options):
-                table = pd.concat([table, found], ignore_index=True)
+            for found in measured(adata, name, seed, options, done(table, KEY)):
+                table = pd.concat([table, found], ignore_index=True) if len(table) else found
                 print(line(found), flush=True)
                 save(table, options.out)
     if table.empty:
@@ -104,11 +108,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--quick", action="store_true", help=f"pbmc68k, seed 0, {QUICK_STEPS} steps: does it run?")
     parser.add_argument("--out", type=Path, help="write every figure to this .csv, and the table beside it as .md")
+    parser.add_argument("--resume", action="store_true", help="keep what --out holds, whatever it was run with")
     parser.add_argument("--figure", type=Path, help="draw both AUC of every row on every data set into this file")
     parser.add_argument("--only-spaces", action="store_true", help="no reference rows, where another run has them")
     parser.add_argument("--join", nargs="+", type=Path, help="run nothing: one table of these .csv files")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed or not measured")
     options = parser.parse_args(arguments)
+    if options.resume and options.out is None:
+        parser.error("--resume needs the file to go on with: --out quality.csv")
     quick = options.quick
     options.data = options.data or (["pbmc68k"] if quick else list(DATA))
     options.seeds = options.seeds or ([0] if quick else [0, 1, 2])
@@ -117,6 +124,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.spaces = list(SPACES) if options.spaces is None else options.spaces
     options.rivals = [] if options.join else available(options.rivals)
     return options
+
+
+def before(options: argparse.Namespace) -> pd.DataFrame:
+    """The figures that other runs have left: those of the files to join, or of the one to go on with."""
+    if options.join:
+        return pd.concat([pd.read_csv(path) for path in options.join], ignore_index=True)
+    return read(options.out if options.resume else None, COLUMNS)
 
 
 def available(rivals: Sequence[str]) -> list[str]:
@@ -187,11 +201,47 @@ def judged(
     return score
 
 
-def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) -> Iterator[pd.DataFrame]:
-    """The figures of each row of one data set and seed, as soon as they are there."""
-    train, held_out = prepare(adata, seed, options.genes, options.variable_genes)
-    wanted, aside = types(held_out), set_aside(types(held_out), seed)
-    score, nearest = judged(held_out, train, wanted, seed, options.metrics), copying(train, held_out)
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """What scores cells of the types of the held-out ones; made when the first are scored, and once."""
+
+    train: AnnData
+    held_out: AnnData
+    seed: int
+    metrics: Sequence[str]
+
+    @cached_property
+    def score(self) -> Callable[[AnnData | None], pd.DataFrame]:
+        """As `judged` returns it, with all training cells as the reference."""
+        return judged(self.held_out, self.train, types(self.held_out), self.seed, self.metrics)
+
+    @cached_property
+    def nearest(self) -> Callable[[AnnData], float]:
+        """As `copying` returns it."""
+        return copying(self.train, self.held_out)
+
+    def reference(self, row: str) -> tuple[pd.DataFrame, dict[str, float]]:
+        """Scores and copying of a reference row: of real cells or of the trivial generator's."""
+        train, seed, wanted = self.train, self.seed, types(self.held_out)
+        if row == FLOOR:
+            return self.score(None), {}
+        if row == TRIVIAL:
+            cells = cells_of(poisson_cells(counts_of(train), types(train), wanted, seed=seed), train, wanted)
+            return self.score(None), {"copying": self.nearest(cells)}
+        # Cells that a space was fitted on lie further out in it: one half makes the space, the other is resampled.
+        half, drawn_for = set_aside(types(train), seed), wanted[set_aside(wanted, seed)]
+        again = resampled(train[~half].copy(), drawn_for, seed)
+        alone = judged(self.held_out, train[half].copy(), drawn_for, seed, self.metrics)
+        return alone(again), {"copying": self.nearest(again)}
+
+
+def measured(
+    adata: AnnData, name: str, seed: int, options: argparse.Namespace, known: Set[tuple[Any, ...]]
+) -> Iterator[pd.DataFrame]:
+    """The figures of each row of one data set and seed that is not known yet, as soon as they are there."""
+
+    def missing(*rows: str) -> tuple[str, ...]:
+        return tuple(row for row in rows if (name, seed, row) not in known)
 
     def figures(row: str, scores: pd.DataFrame, **more: float) -> pd.DataFrame:
         if row in (FLOOR, TRIVIAL):
@@ -201,29 +251,23 @@ def measured(adata: AnnData, name: str, seed: int, options: argparse.Namespace) 
         extra = pd.DataFrame({"condition": "all", "metric": list(more), "value": list(more.values())})
         return pd.concat([scores, extra]).assign(data=name, seed=seed, row=row)[COLUMNS]
 
-    def references() -> Iterator[pd.DataFrame]:
-        """Real cells, and the trivial generator's."""
-        # Cells that a space was fitted on lie further out in it: one half makes the space, the other is resampled.
-        half = set_aside(types(train), seed)
-        again = resampled(train[~half].copy(), wanted[aside], seed)
-        alone = judged(held_out, train[half].copy(), wanted[aside], seed, options.metrics)
-        yield figures(BOOTSTRAP, alone(again), copying=nearest(again))
-        trivial = cells_of(poisson_cells(counts_of(train), types(train), wanted, seed=seed), train, wanted)
-        yield figures(FLOOR, score(None))
-        yield figures(TRIVIAL, score(None), copying=nearest(trivial))
-
+    train, held_out = prepare(adata, seed, options.genes, options.variable_genes)
+    wanted, scorer = types(held_out), Scorer(train, held_out, seed, options.metrics)
     if not options.only_spaces:
-        yield from references()
+        for row in missing(BOOTSTRAP, FLOOR, TRIVIAL):
+            scores, more = scorer.reference(row)
+            yield figures(row, scores, **more)
     for request in requests(options, train.n_obs, seed):
-        for row, counts, costs in drawn(request, train, wanted):
+        rows = missing(*request.rows)
+        for row, counts, costs in drawn(replace(request, rows=rows), train, wanted) if rows else ():
             cells = cells_of(counts, train, wanted)
-            yield figures(row, score(cells), copying=nearest(cells), **costs)
+            yield figures(row, scorer.score(cells), copying=scorer.nearest(cells), **costs)
 
 
 def save(table: pd.DataFrame, out: Path | None) -> None:
     """Write all figures so far, and the table of their means beside them."""
     if out is not None:
-        table.to_csv(out, index=False)
+        write(table, out)
         out.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
 
 
