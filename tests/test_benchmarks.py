@@ -129,23 +129,31 @@ def test_default_space_is_that_of_training(quality: ModuleType) -> None:
 
 
 def test_targets_hold_fail_or_are_not_measured(report: ModuleType) -> None:
-    genes = "forest_auc_genes"
-    table = pd.concat(
-        [
-            figures("pbmc3k", "counts", genes, [0.52, 0.64]),
-            figures("pbmc3k", "trivial", genes, [0.9, 0.9]),
-            figures("pbmc68k", "counts", genes, [0.95]),
-            figures("pbmc68k", "trivial", genes, [0.9]),
-            figures("another", "counts", "mmd", [0.1]),
-            figures("another", "trivial", "mmd", [0.2]),
-        ]
-    )
+    genes, labels = "forest_auc_genes", "label_accuracy"
+    rows = [
+        ("pbmc3k", "counts", genes, [0.52, 0.64]), ("pbmc3k", "floor", genes, [0.5, 0.5]),
+        ("pbmc3k", "trivial", genes, [0.9, 0.9]), ("pbmc3k", "counts", labels, [0.80, 0.82]),
+        ("pbmc3k", "floor", labels, [0.80, 0.79]), ("pbmc3k", "counts", "copying", [0.9]),
+        ("pbmc68k", "counts", genes, [0.95]), ("pbmc68k", "floor", genes, [0.5]), ("pbmc68k", "trivial", genes, [0.9]),
+        ("another", "counts", "mmd", [0.1]), ("another", "floor", "mmd", [0.0]), ("another", "trivial", "mmd", [0.2]),
+    ]  # fmt: skip
+    # A 95 % interval of 1.96 x 0.05 either way: over two seeds the standard error of a mean is 0.035.
+    table = pd.concat([figures(*row) for row in rows])
+    table = table.assign(low=table["value"] - 0.098, high=table["value"] + 0.098)
     found = {target.text: target.holds for target in report.targets(table, "counts")}
-    assert found["pbmc3k: forest_auc_genes of 'counts' is 0.5800, below the trivial generator's 0.9000"] is True
-    assert found["pbmc68k: forest_auc_genes of 'counts' is 0.9500, below the trivial generator's 0.9000"] is False
-    assert found["pbmc3k: forest_auc_genes of 'counts' is 0.5800, at most 0.5700"] is False
-    assert found["kang_ctrl_donors: forest_auc_genes of 'counts' at most 0.57"] is None
-    assert found["another: mmd of 'counts' is 0.1000, below the trivial generator's 0.2000"] is True
+    assert found[f"pbmc3k: {genes} of 'counts' below the trivial generator's: 0.5800 beside 0.9000"] is True
+    assert found[f"pbmc68k: {genes} of 'counts' below the trivial generator's: 0.9500 beside 0.9000"] is False
+    # Above the bound, and yet as near to the floor as these cells can tell: 0.08 in 0.0707 is not, 0.065 is.
+    away = f"pbmc3k: {genes} of 'counts' at most 0.53, or at the floor"
+    assert found[f"{away}: 0.5800 beside 0.5000"] is False
+    table.loc[(table["row"] == "floor") & (table["metric"] == genes) & (table["data"] == "pbmc3k"), "value"] = 0.515
+    again = {target.text: target.holds for target in report.targets(table, "counts")}
+    assert again[f"{away}: 0.5800 beside 0.5150"] is True
+    assert found[f"pbmc3k: {labels} of 'counts' within 0.02 of the floor: 0.8100 beside 0.7950"] is True
+    assert found["pbmc3k: copying of 'counts' between 0.95 and 1.05: 0.9000"] is False
+    assert found["another: mmd of 'counts' at the floor: 0.1000 beside 0.0000"] is True
+    assert found["kang_ifnb: mmd of 'counts' at the floor"] is None
+    assert found["kang_ifnb: copying of 'counts' between 0.95 and 1.05"] is None
 
 
 def test_markdown_has_means_and_deviations_with_reference_points_first(report: ModuleType) -> None:
@@ -153,12 +161,12 @@ def test_markdown_has_means_and_deviations_with_reference_points_first(report: M
         [
             figures("pbmc3k", "counts", "mmd", [0.001, 0.003]),
             figures("pbmc3k", "floor", "mmd", [0.0, 0.0]),
-            figures("pbmc3k", "counts", "train_seconds", [10.2, 11.0]),
+            figures("pbmc3k", "counts", "train_cpu_seconds", [10.2, 11.0]),
         ]
     )
     lines = report.markdown(table).splitlines()
     assert lines[-4:] == [
-        "| | MMD^2 | train s |",
+        "| | MMD^2 | train CPU s |",
         "|---|---|---|",
         "| floor | 0.0000 ± 0.0000 |  |",
         "| counts | 0.0020 ± 0.0014 | 11 |",
