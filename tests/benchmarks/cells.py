@@ -46,11 +46,20 @@ def load(name: str) -> AnnData | None:
 def prepare(adata: AnnData, seed: int, n_genes: int = 2000, rule: str = "variance") -> tuple[AnnData, AnnData]:
     """Half of each type to train on and half held out, both with the variable genes of the training cells.
 
+    Rules as in `on_variable_genes`.
+    """
+    train, held_out = scflow.pp.split(adata, stratify=CONDITION, test_size=0.5, seed=seed)
+    train, held_out = on_variable_genes(train, held_out, n_genes=n_genes, rule=rule)
+    return train, held_out
+
+
+def on_variable_genes(train: AnnData, *others: AnnData, n_genes: int, rule: str = "variance") -> list[AnnData]:
+    """Training cells and others, all with the variable genes of the training cells.
+
     `"variance"` is the judge's own rule: the largest variance of log1p of counts per 10,000; `"seurat"` is scanpy's
     default flavour.
     Genes without a count in the training cells and cells without a count in the genes left are dropped.
     """
-    train, held_out = scflow.pp.split(adata, stratify=CONDITION, test_size=0.5, seed=seed)
     counts = counts_of(train)
     if rule == "variance":
         chosen = Space.fit(counts, n_genes, n_components=1).chosen
@@ -58,9 +67,8 @@ def prepare(adata: AnnData, seed: int, n_genes: int = 2000, rule: str = "varianc
         chosen = seurat_genes(counts, n_genes)
     expressed = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) > 0
     chosen = np.sort(chosen[expressed[chosen]])
-    halves = (side[:, chosen] for side in (train, held_out))
-    train, held_out = (half[library_sizes(counts_of(half)) > 0].copy() for half in halves)
-    return train, held_out
+    sides = (side[:, chosen] for side in (train, *others))
+    return [side[library_sizes(counts_of(side)) > 0].copy() for side in sides]
 
 
 def seurat_genes(counts: sparse.csr_matrix, n_genes: int) -> NDArray[np.int64]:
