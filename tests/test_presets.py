@@ -37,7 +37,7 @@ def test_lisi_is_2_for_mixed_and_1_for_separate_clouds(rng: np.random.Generator)
 
 
 def test_lisi_is_that_of_scib_metrics(rng: np.random.Generator) -> None:
-    scib_metrics = pytest.importorskip("scib_metrics")
+    scib_metrics = pytest.importorskip("scib_metrics", reason="scib-metrics is in the extra 'agreement'")
     from scib_metrics.nearest_neighbors import pynndescent
 
     x, y = rng.normal(size=(300, 4)), rng.normal(size=(300, 4)) + 0.5
