@@ -623,3 +623,97 @@ def test_remedies_are_compared_seed_by_seed(script: Callable[[str], ModuleType])
     text = report.markdown(table)
     assert "| scflow | 0.550 [0.053, 1.047] |" in text
     assert "| F1 of the rare type, scflow less | 5 |\n|---|---|\n| nothing | +0.250 [+0.250, +0.250] |" in text
+
+
+@pytest.fixture
+def small(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("small")
+
+
+@pytest.fixture
+def sixty(small: ModuleType) -> Any:
+    """Sixty cells to learn from, eight of them of one type."""
+    cells = scflow.datasets.simulate(400, 50, 3, n_programmes=2, dropout=0.05, seed=1)
+    return small.Task.of(cells, 3, small.parse(["--cells", "60", "--drawn", "40"]))
+
+
+def test_a_small_set_has_few_cells_of_the_rarest_type_and_others_to_spare(small: ModuleType, sixty: Any) -> None:
+    sides = [set(side.obs_names) for side in (sixty.train, sixty.held_out, sixty.spare)]
+    assert [len(side) for side in sides] == [60, 200, 140]
+    assert len(set.union(*sides)) == 400
+    assert int((small.types(sixty.train) == sixty.rare).sum()) == 8
+    assert sixty.rare == sixty.held_out.obs["cell_type"].value_counts().index[-1]
+    assert (small.types(sixty.spare) == sixty.rare).any()
+    assert sixty.held_out.var_names.equals(sixty.train.var_names)
+
+
+def test_nothing_is_measured_where_no_type_can_be_made_rare(
+    small: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], simulated: AnnData
+) -> None:
+    monkeypatch.setattr(small, "data_sets", lambda names: [("simulated", simulated)])
+    assert small.main(["--cells", "60", "--least", "90"]) == 0
+    assert small.main(["--cells", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert "simulated: not 100 cells to learn from and others, or no type to make rare. Skipped." in printed
+    assert printed.count("Nothing was measured.") == 2
+
+
+def test_fold_changes_are_those_of_the_slope(small: ModuleType, sixty: Any) -> None:
+    x = log_normalised(small.counts_of(sixty.held_out))
+    rare = small.types(sixty.held_out) == sixty.rare
+    found = small.fold_changes(x, rare)
+    rates = np.expm1(x.toarray().astype(np.float64))
+    np.testing.assert_allclose(found, np.log2((rates[rare].mean(0) + 1) / (rates[~rare].mean(0) + 1)), rtol=1e-5)
+    twice = np.log1p(np.where(rare[:, None], np.maximum(4 * (rates + 1) - 1, 0), rates))
+    np.testing.assert_allclose(small.fold_changes(sparse.csr_matrix(twice), rare), found + 2, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("small_flows")
+def test_small_tells_copies_and_lost_types_from_new_cells(small: ModuleType, sixty: Any) -> None:
+    """Copies of training cells, and cells of a type drawn as another, are found; unseen real cells are perfect."""
+    real = small.sources(sixty, 20)
+    assert list(real) == [small.REAL, small.OURS, small.TRIVIAL, small.AGAIN]
+    swapped = small.resampled(sixty.train, np.where(sixty.wanted == "type_1", "type_2", sixty.wanted), 0)
+    swapped.obs["cell_type"] = pd.Categorical(sixty.wanted)
+    sets = {small.REAL: real[small.REAL], small.AGAIN: real[small.AGAIN], small.OURS: small.Drawn.cut(swapped, sixty)}
+    found = {(row, about, metric): value for row, about, metric, value in small.halvings(sixty, sets)}
+    for row, drawn in sets.items():
+        found |= {key[:3]: key[3] for key in (*small.repeats(sixty, row, drawn), *small.contrasts(sixty, row, drawn))}
+    for about in (small.ALL, sixty.rare):
+        assert found[small.REAL, about, "copying"] == pytest.approx(1, abs=0.15)
+        assert found[small.AGAIN, about, "copying"] < 1e-2
+        assert (found[small.REAL, about, "duplicates"], found[small.AGAIN, about, "duplicates"]) == (0, 1)
+    assert found[small.OURS, "type_1", "called"] < 0.5 * found[small.REAL, "type_1", "called"]
+    for metric, sign in (("energy", -1), ("correlation", 1), ("error", -1)):
+        better, worse = (sign * found[row, sixty.rare, metric] for row in (small.REAL, small.AGAIN))
+        assert better > worse
+
+
+@pytest.mark.usefixtures("small_flows")
+def test_small_goes_on_where_it_stopped(
+    small: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = scflow.datasets.simulate(400, 50, 3, n_programmes=2, dropout=0.05, seed=1)
+    monkeypatch.setattr(small, "data_sets", lambda names: [(name, cells) for name in names])
+    monkeypatch.setattr(small, "HALVINGS", 2)
+    monkeypatch.setattr("scflow.metrics.classifiers._TREES", 2)
+    out = tmp_path / "s.csv"
+    arguments = ["--data", "simulated", "--cells", "60", "--drawn", "40", "--steps", "20", "--out", str(out)]
+    assert small.main([*arguments, "--seeds", "0"]) == 0
+    first = pd.read_csv(out)
+    assert small.main([*arguments, "--seeds", "0", "1"]) == 0
+    table = pd.read_csv(out)
+    pd.testing.assert_frame_equal(table[: len(first)], first)
+    assert set(table["seed"]) == {0, 1}
+    monkeypatch.setattr(small, "measured", lambda *_: pytest.fail("There is nothing left to measure."))
+    capsys.readouterr()
+    assert small.main([*arguments, "--seeds", "0", "1"]) == 0
+    text = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    rare = table.loc[table["seed"] == 0, "rare"].iloc[0]
+    assert f"### simulated: 60 cells, 8 of {rare}; 20 steps; seeds 0" in text
+    assert re.search(r"\| training cells again \| 0\.00[^|]* \| 1\.000[^|]* \|  \|  \|\n", text)
+    assert "Error: nearer to real cells than the training cells in " in text
+    asked = table[(table["metric"] == "asked") & (table["row"] == small.OURS) & (table["type"] == rare)]
+    assert (asked["value"] == 40).all()
+    assert table["value"].notna().all()
