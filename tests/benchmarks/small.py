@@ -52,8 +52,8 @@ HALVINGS = 5
 """Halvings of the held-out cells that a figure is averaged over."""
 TURNS = 10
 """Draws of equally many training and held-out cells a halving."""
-KEY = ["data", "seed", "n", "few", "drawn", "genes", "steps"]
-COLUMNS = [*KEY, "rare", "row", "type", "metric", "value"]
+KEY = ["data", "rare", "seed", "n", "few", "drawn", "genes", "steps"]
+COLUMNS = [*KEY, "row", "type", "metric", "value"]
 
 Found = tuple[str, str, str, float]
 """Row, type or `ALL`, metric, value."""
@@ -72,11 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name}: not {options.cells} cells to learn from and others, or no type to make rare. Skipped.")
                 break
             steps = options.steps or default_steps(task.train.n_obs)
-            keys.append((name, seed, task.train.n_obs, options.few, options.drawn, options.genes, steps))
+            keys.append((name, task.rare, seed, task.train.n_obs, options.few, options.drawn, options.genes, steps))
             if keys[-1] not in done(table, KEY):
                 start = time.perf_counter()
                 found = pd.DataFrame(measured(task, steps), columns=COLUMNS[-4:])
-                found = found.assign(**dict(zip(KEY, keys[-1])), rare=task.rare)[COLUMNS]
+                found = found.assign(**dict(zip(KEY, keys[-1])))[COLUMNS]
                 table = pd.concat([table, found], ignore_index=True) if len(table) else found
                 print(f"{name}, seed {seed}: {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
                 if options.out:
