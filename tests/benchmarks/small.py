@@ -318,6 +318,8 @@ def contrasts(task: Task, row: str, drawn: Drawn) -> Iterator[Found]:
     yield row, task.rare, "slope", slope
     yield row, task.rare, "correlation", float(np.corrcoef(mine, real)[0, 1])
     yield row, task.rare, "error", float(np.sqrt(np.mean((mine - real) ** 2)))
+    if row == REAL:
+        yield row, task.rare, "error_of_none", float(np.sqrt(np.mean(real**2)))
 
 
 def fold_changes(expression: sparse.csr_matrix, mine: NDArray[np.bool_]) -> NDArray[np.float64]:

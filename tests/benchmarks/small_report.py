@@ -99,6 +99,8 @@ def _borrowed(here: pd.DataFrame) -> Iterator[str]:
         won = [int((sign * of[OURS] > sign * of[row]).sum()) for row in (AGAIN, TRIVIAL)]
         yield f"{metric.capitalize()}: nearer to real cells than the training cells in {won[0]} of {len(of)} seeds,"
         yield f"than the trivial generator in {won[1]}."
+    none = here.loc[here["metric"] == "error_of_none", "value"].mean()
+    yield f"Cells that do not differ from the rest at all have an error of {none:.3f}; only less than that is evidence."
 
 
 def _lost(here: pd.DataFrame) -> str:
