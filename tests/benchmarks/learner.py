@@ -77,10 +77,9 @@ class Learner:
     def _yardstick(self, metrics: tuple[str, ...]) -> Yardstick:
         """The held-out cells in halves, and their floor: the same for all recipes, and most of the work of a score."""
         if metrics not in self.yardsticks:
-            labels = types(self.held_out)
-            self.yardsticks[metrics] = Yardstick.of(
-                counts_of(self.held_out), self.counts, metrics, labels=labels, seed=self.seed
-            )
+            labels = {"labels": types(self.held_out), "reference_labels": types(self.train)}
+            real = counts_of(self.held_out)
+            self.yardsticks[metrics] = Yardstick.of(real, self.counts, metrics, **labels, seed=self.seed)
         return self.yardsticks[metrics]
 
     def _run(self, ticks: list[float]) -> Run:
