@@ -50,6 +50,7 @@ def figures(data: str, row: str, metric: str, values: list[float]) -> pd.DataFra
     seeds = range(len(values))
     return pd.DataFrame(
         {"data": data, "row": row, "metric": metric, "condition": "all", "seed": seeds, "value": values}
+        | {"low": np.nan, "high": np.nan}
     )
 
 
