@@ -21,6 +21,7 @@ from scflow.codecs.pca import dense_chunks
 from scflow.codecs.standardized import whole
 from scflow.codecs.statistics import library_sizes, standardized
 from scflow.codecs.steps import Steps, count_steps, random_ranks
+from scflow.errors import InputError
 from scflow.training import Run, fit_counts
 from scflow.training.batches import Cells
 
@@ -367,6 +368,8 @@ def test_codecs_of_0_1_0_have_effects_by_gene(simulated: Truth) -> None:
     for effects in ("code", "genes"):
         codec = Counts(4, latent=2, cardinalities=(2,), effects=effects)
         assert Counts(**codec.settings()).state_dict().keys() == codec.state_dict().keys()
+    with pytest.raises(InputError, match="effects='gene' is not known; use 'code' or 'genes'"):
+        Counts(4, effects="gene")
 
 
 def test_types_are_found_without_being_told(simulated: Truth) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scflow.codecs.base import Codec, LibrarySize, Settings, branch, design, design_width
 from scflow.codecs.statistics import library_sizes
+from scflow.errors import InputError
 
 __all__ = ["Counts", "negative_binomial_nll"]
 
@@ -81,6 +82,8 @@ class Counts(Codec):
         super().__init__()
         self.n_genes, self.latent, self.dim, self.hidden = n_genes, latent, latent + 1, hidden
         self.cardinalities, self.kl, self.thinning, self.shared = tuple(cardinalities), kl, thinning, shared
+        if effects not in ("code", "genes"):
+            raise InputError(f"effects={effects!r} is not known; use 'code' or 'genes'.")
         self.by_gene = effects == "genes"
         width = max(design_width(cardinalities), 1)
         self.first = nn.Linear(n_genes, hidden)
