@@ -128,10 +128,12 @@ class Counts(Codec):
         codec.library = LibrarySize.of(library_sizes(counts))
         profile = np.asarray(counts.sum(0, dtype=np.float64)).ravel() + 0.5
         profile /= profile.sum()
-        columns = design(condition, codec.cardinalities, counts.shape[0], torch.device("cpu")).numpy()
         with torch.no_grad():
             codec.bias.copy_(torch.from_numpy(np.log(profile)))
-            for j in codec.categorical_columns() if codec.by_gene else ():
+            if not codec.by_gene:
+                return codec
+            columns = design(condition, codec.cardinalities, counts.shape[0], torch.device("cpu")).numpy()
+            for j in codec.categorical_columns():
                 observed = np.asarray(counts.T @ columns[:, j], dtype=np.float64)
                 ratio = (observed + pseudocount) / (observed.sum() * profile + pseudocount)
                 codec.effects[j].copy_(torch.from_numpy(np.log(ratio)))
@@ -215,7 +217,7 @@ class Counts(Codec):
         left = means - self.code_mean
         if not self.by_gene:
             self.code_shift.copy_(_shifts(left, self._design(condition, means)))
-            left = left - self._shift(condition, means)
+        left = left - self._shift(condition, means)
         self.code_sd.copy_((left.square().mean(0) + sds.square().mean(0)).sqrt().clamp_min(1e-6))
 
     def _shift(self, condition: Tensor | None, like: Tensor) -> Tensor:

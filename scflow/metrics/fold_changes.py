@@ -12,7 +12,7 @@ from scflow.errors import InputError
 from scflow.metrics.estimate import Estimate
 from scflow.metrics.genes import check_cells, groups, jackknifed
 
-__all__ = ["fold_change_slope"]
+__all__ = ["fold_change_slope", "log_fold_changes"]
 
 Numbers = NDArray[np.float64]
 
@@ -80,6 +80,15 @@ def fold_change_slope(
         return np.take_along_axis(_fold_changes(sums, chosen), top, axis=1)
 
     return jackknifed(*parts, largest, _slope, interval)
+
+
+def log_fold_changes(x: sparse.csr_matrix, labels: NDArray[Any]) -> Numbers:
+    """Log2 of mean counts per 10,000 plus 1 of each condition over the rest, ``[n_conditions, n_genes]``.
+
+    From log1p of counts per 10,000 ``[n, n_genes]`` and the condition of each cell; conditions are in sorted order.
+    """
+    classes = np.unique(labels)
+    return _fold_changes(_sums(x, labels, classes, 0).sum(axis=0), np.arange(len(classes)))
 
 
 def _sums(x: sparse.csr_matrix, labels: NDArray[Any], classes: NDArray[Any], seed: int) -> Numbers:

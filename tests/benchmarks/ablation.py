@@ -23,7 +23,7 @@ from ablation_report import DEFAULT, METRICS, figure, markdown, summary
 from anndata import AnnData
 from cells import data_sets, prepare
 from learner import Learner
-from resumed import done, read
+from resumed import done, read, tell, write
 from torch import Tensor
 
 from scflow.codecs import Codec
@@ -99,19 +99,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, adata in () if options.join else data_sets(options.data):
         for seed in options.seeds:
             for rows in measured(adata, name, seed, options, done(table, KEY)):
-                append(rows, options.out)
                 table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
+                if options.out:
+                    write(table, options.out)
     table = table[table["data"].isin(options.data) & table["seed"].isin(options.seeds)]
-    if table.empty:
-        print("Nothing was measured.")
-        return 0
-    text = f"{markdown(table)}\n### In short\n\n{summary(table)}"
-    print("\n" + text)
-    if options.out:
-        options.out.with_suffix(".md").write_text(text, encoding="utf-8")
-    if options.figure:
+    if tell(table, tables, options.out) and options.figure:
         figure(table, options.figure)
     return 0
+
+
+def tables(table: pd.DataFrame) -> str:
+    """All figures, and the differences from the default in short."""
+    return f"{markdown(table)}\n### In short\n\n{summary(table)}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -189,12 +188,6 @@ def line(rows: pd.DataFrame, seconds: float) -> str:
     what = f"{first['data']:20} {first['seed']:>2} {first['space']:8} {first['choice']}: {first['variant']}"
     pairs = (f"{label} {rows[m].iloc[0]:.4f} {rows[m].iloc[1]:.4f}" for m, (label, _) in METRICS.items())
     return f"{what:70} " + "  ".join(pairs) + f"  {first['seconds']:.0f} s trained, {seconds:.0f} s in all"
-
-
-def append(rows: pd.DataFrame, out: Path | None) -> None:
-    """Add the rows of a variant to the file, both at once."""
-    if out is not None:
-        rows.to_csv(out, mode="a", header=not out.is_file(), index=False)
 
 
 if __name__ == "__main__":

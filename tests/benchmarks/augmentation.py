@@ -22,7 +22,7 @@ from augmentation_report import figure, markdown
 from cells import CONDITION, counts_of, data_sets, types
 from numpy.typing import NDArray
 from oversampling import METHODS, Examples, Task, available
-from resumed import done, read, write
+from resumed import done, read, tell, write
 
 import scflow
 from scflow.errors import listed
@@ -53,13 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     write(table, options.out)
     wanted = {"data": options.data, "seed": options.seeds, "steps": [options.steps], "method": options.methods}
     table = table[np.logical_and.reduce([table[column].isin(values) for column, values in wanted.items()])]
-    if table.empty:
-        print("Nothing was measured.")
-        return 0
-    print("\n" + markdown(table))
-    if options.out:
-        options.out.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
-    if options.figure:
+    if tell(table, markdown, options.out) and options.figure:
         figure(table, options.figure)
     return 0
 

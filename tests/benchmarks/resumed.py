@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,18 @@ def write(table: pd.DataFrame, out: Path) -> None:
     beside = out.with_name(f"{out.name}.part")
     table.to_csv(beside, index=False)
     os.replace(beside, out)
+
+
+def tell(table: pd.DataFrame, markdown: Callable[[pd.DataFrame], str], out: Path | None) -> bool:
+    """Print what was measured, and write it beside the file as .md; False where nothing was."""
+    if table.empty:
+        print("Nothing was measured.")
+        return False
+    text = markdown(table)
+    print("\n" + text)
+    if out is not None:
+        out.with_suffix(".md").write_text(text, encoding="utf-8")
+    return True
 
 
 def done(table: pd.DataFrame, key: Sequence[str]) -> set[tuple[Any, ...]]:

@@ -26,7 +26,7 @@ import torch
 from anndata import AnnData
 from cells import CONDITION, cells_of, counts_of, data_sets, on_variable_genes, resampled, types
 from numpy.typing import NDArray
-from resumed import done, read, write
+from resumed import done, read, tell, write
 from scipy import sparse
 from small_report import AGAIN, ALL, OURS, REAL, TRIVIAL, markdown
 
@@ -45,6 +45,7 @@ from scflow.metrics import (
     poisson_cells,
     set_aside,
 )
+from scflow.metrics.fold_changes import log_fold_changes
 
 DATA = ("pbmc3k", "kang_ifnb", "pancreas_e15")
 AUC = ("forest_auc_genes", "forest_auc_components")
@@ -82,12 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.out:
                     write(table, options.out)
     table = table[[key in set(keys) for key in table[KEY].itertuples(index=False, name=None)]]
-    if table.empty:
-        print("Nothing was measured.")
-        return 0
-    print("\n" + markdown(table))
-    if options.out:
-        options.out.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
+    tell(table, markdown, options.out)
     return 0
 
 
@@ -323,11 +319,9 @@ def contrasts(task: Task, row: str, drawn: Drawn) -> Iterator[Found]:
 
 
 def fold_changes(expression: sparse.csr_matrix, mine: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Log2 of mean counts per 10,000 plus 1, of some cells over the others, as fold_change_slope has them."""
-    rates = expression.astype(np.float64).expm1()
-    means = [np.asarray(rates[side].mean(axis=0)).ravel() + 1 for side in (mine, ~mine)]
-    result: NDArray[np.float64] = np.log2(means[0] / means[1])
-    return result
+    """Log2 of mean counts per 10,000 plus 1, of some cells over the others."""
+    _, of_mine = log_fold_changes(expression, mine)
+    return of_mine
 
 
 if __name__ == "__main__":
