@@ -467,6 +467,23 @@ def test_ablation_goes_on_where_it_stopped(
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("small_flows")
+def test_where_types_act_is_ablated_with_a_codec_for_each(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, simulated: AnnData
+) -> None:
+    ablation, drawn = script("ablation"), []
+
+    def scores(self: Any, flow: scflow.Flow, metrics: list[str]) -> dict[str, tuple[float, float]]:
+        drawn.append(flow.codec.settings()["effects"])
+        return dict.fromkeys(metrics, (0.0, 0.0))
+
+    monkeypatch.setattr(script("learner").Learner, "scores", scores)
+    monkeypatch.setattr(ablation, "data_sets", lambda names: [(name, simulated) for name in names])
+    arguments = ["--data", "simulated", "--steps", "20", "--codec-steps", "20", "--metrics", "mmd", "wasserstein"]
+    assert ablation.main([*arguments, "--choices", "effects"]) == 0
+    assert drawn == ["code", "code", "genes", "genes"]  # As drawn, and calibrated.
+
+
 def test_differences_are_from_the_default_of_the_same_seed(script: Callable[[str], ModuleType]) -> None:
     report = script("ablation_report")
     rows = [
