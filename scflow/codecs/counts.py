@@ -97,6 +97,8 @@ class Counts(Codec):
         self.bias = nn.Parameter(torch.zeros(n_genes))
         if self.by_gene:
             self.effects = nn.Parameter(torch.zeros(width, n_genes))
+        else:
+            self.register_buffer("effects", torch.zeros(width, n_genes))
         self.depth = nn.Parameter(torch.zeros(1 + width, n_genes))
         self.dispersion = nn.Parameter(torch.full((n_genes,), -3.0))
         self.dispersions = nn.Parameter(torch.zeros(width, n_genes))
@@ -162,7 +164,8 @@ class Counts(Codec):
         effects = [self.effects] if self.by_gene else []
         return [self.dispersion, self.dispersions, self.bias, *effects, self.depth]
 
-    def _design(self, condition: Tensor | None, like: Tensor) -> Tensor:
+    def design(self, condition: Tensor | None, like: Tensor) -> Tensor:
+        """Columns of the conditions ``[n, width]``: one for each category, and one for each continuous condition."""
         out = design(condition, self.cardinalities, len(like), like.device)
         return out if out.shape[1] else like.new_zeros(len(like), 1)
 
@@ -172,18 +175,16 @@ class Counts(Codec):
         x = torch.log1p(counts * (3e3 / size))
         first = self.first(x)
         if self.by_gene:
-            first = first + self.condition(self._design(condition, counts))
+            first = first + self.condition(self.design(condition, counts))
         h = self.encoder(first)
         mean, log_variance = self.posterior(h).chunk(2, dim=1)
         return mean, (log_variance.clamp(-10.0, 4.0) / 2).exp()
 
     def likelihood(self, code: Tensor, library: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Expected counts and dispersions, each ``[n, n_genes]``, from code, library coordinate and conditions."""
-        c = self._design(condition, code)
+        c = self.design(condition, code)
         slope = self.depth[0] + c @ self.depth[1:]
-        logits = self.bias + code @ self.loadings + library * slope
-        if self.by_gene:
-            logits = logits + c @ self.effects
+        logits = self.bias + code @ self.loadings + library * slope + c @ self.effects
         mean = torch.softmax(logits, dim=1) * self.library.decode(library)
         uneven = torch.cat([code, library], dim=1) @ self.unevenness
         return mean, (self.dispersion + c @ self.dispersions + uneven).clamp(math.log(_LEAST_DISPERSION), 5.0).exp()
@@ -216,13 +217,13 @@ class Counts(Codec):
         self.code_mean.copy_(means.mean(0))
         left = means - self.code_mean
         if not self.by_gene:
-            self.code_shift.copy_(_shifts(left, self._design(condition, means)))
+            self.code_shift.copy_(_shifts(left, self.design(condition, means)))
         left = left - self._shift(condition, means)
         self.code_sd.copy_((left.square().mean(0) + sds.square().mean(0)).sqrt().clamp_min(1e-6))
 
     def _shift(self, condition: Tensor | None, like: Tensor) -> Tensor:
         """What conditions shift the code by, ``[n, latent]``, in its own units."""
-        return like.new_zeros(1) if self.by_gene else self._design(condition, like) @ self.code_shift
+        return like.new_zeros(1) if self.by_gene else self.design(condition, like) @ self.code_shift
 
     def summarize(self, counts: Tensor, condition: Tensor | None) -> Tensor:
         """Posterior mean and standard deviation in standardised units, and the library coordinate."""
@@ -236,6 +237,12 @@ class Counts(Codec):
         mean, sd, library = torch.split(summary, [self.latent, self.latent, 1], dim=1)
         code = torch.addcmul(mean, sd, torch.randn(mean.shape, generator=rng, device=rng.device))
         return torch.cat([code, library], dim=1)
+
+    def expected(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
+        """Expected counts ``[n, n_genes]`` at a posterior draw of the cells' codes."""
+        mean, sd = self.posterior_of(counts, condition)
+        code = torch.addcmul(mean, sd, torch.randn(mean.shape, generator=rng, device=rng.device))
+        return self.likelihood(code, self.library.encode(counts.sum(1, keepdim=True)), condition)[0]
 
     @torch.no_grad()
     def pearson(self, counts: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
