@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from scflow.codecs.steps import Steps, count_steps, random_ranks
 from scflow.errors import InputError
 from scflow.training import Run, fit_counts
 from scflow.training.batches import Cells
+from scflow.training.effects import fit_effects, often_enough
 
 N_CELLS, N_GENES = 300, 12
 
@@ -358,6 +359,43 @@ def test_states_are_centred_in_each_category_and_rare_ones_borrow() -> None:
     slope = torch.linspace(-1, 1, 100)[:, None]
     codec.standardize(1e-3 * slope, torch.ones(100, 1), torch.cat([torch.full((100, 1), torch.nan), 50 * slope], dim=1))
     torch.testing.assert_close(codec.code_shift[2, 0], torch.tensor(2e-5), rtol=0.1, atol=0)
+
+
+def test_rare_categories_are_shown_often_enough() -> None:
+    kind = torch.tensor([0.0] * 960 + [1.0] * 8 + [torch.nan] * 32)
+    batch = torch.tensor([0.0, 1.0] * 500)
+    condition = torch.stack([kind, torch.randn(1000, generator=generator()), batch], dim=1)
+    rows = torch.arange(1000).flip(0)
+    shown = torch.bincount(often_enough(rows, condition, (2, 0, 2)), minlength=1000)
+    assert shown[960:968].tolist() == [7] * 8  # 50 of 1,000 at least: 8 x 7
+    assert (shown[:960] == 1).all()
+    assert (shown[968:] == 1).all()
+    assert often_enough(rows, None, (2,)).equal(rows)
+    # Fifty categories cannot have a twentieth each: a hundredth is asked for.
+    many = torch.cat([torch.full((950,), 0.0), torch.arange(1.0, 51.0)])[:, None]
+    assert torch.bincount(often_enough(rows, many, (51,)))[950:].tolist() == [10] * 50
+
+
+def test_effects_are_what_codes_leave_out_and_only_that(simulated: Truth) -> None:
+    """Genes 0 and 1 of a type with eight cells differ, and a code that knows no types cannot say so."""
+    rng = np.random.default_rng(2)
+    told = learnt(simulated, torch.full((600, 3), torch.nan), (3, 0, 2))
+    counts = simulated.counts.toarray()
+    few = np.arange(600) < 8
+    counts[few, 0], counts[few, 1] = rng.poisson(40, 8), 0
+    run = replace(run_of(600), train=torch.arange(600))
+    condition = torch.zeros(600, 3)
+    condition[:, 0] = torch.where(torch.from_numpy(few), 1.0, 0.0)
+    condition[5:20, 2] = torch.nan
+    fit_effects(told, Cells(sparse.csr_matrix(counts), torch.device("cpu")), condition, run)
+    assert 0.5 < told.effects[1, 0] < 3
+    assert told.effects[1, 1] < -0.5
+    assert told.effects[1, 2:].abs().mean() < 0.3
+    assert told.effects[0].abs().mean() < 0.05
+    torch.testing.assert_close(told.effects[2:4], torch.zeros(2, 40))  # No cells, and a continuous condition.
+    seen = told.effects.clone()
+    fit_effects(told, Cells(simulated.counts, torch.device("cpu")), None, run)
+    assert told.effects.equal(seen)
 
 
 def test_codecs_of_0_1_0_have_effects_by_gene(simulated: Truth) -> None:

@@ -31,9 +31,10 @@ class Counts(Codec):
     it by on average, standardised, and l. (Lopez et al. 2018 have the likelihood; Svensson et al. 2020 the linear
     decoder.)
 
-    Neither encoder nor decoder is told of the conditions' effects on single genes. With them, a cell that is unlike its
+    Neither encoder nor decoder learns effects of the conditions on single genes. With them, a cell that is unlike its
     label (a doublet, one at the border of two types, a wrong label) needs a code far out in the prior, and all cells
-    come out more typical of their type than real ones are.
+    come out more typical of their type than real ones are. What codes leave out of a category's mean, most where it has
+    few cells, is found after training (`scflow.training.effects`).
 
     In training the molecules of a cell are split in two at random, anew each time: the code of one part has to predict
     the other. Noise of the counts is not shared by the parts, so the code cannot carry it, and generated cells do not
@@ -56,7 +57,7 @@ class Counts(Codec):
     shared
         Room for so many directions that residuals share; none in codecs of 0.1.0.
     effects
-        Where conditions have their effect on expression: ``"code"``, as above, or ``"genes"``, where the decoder has
+        Where conditions have their effect on expression: ``"code"``, as above, or ``"genes"``, where the decoder learns
         one more term ``C c`` and the encoder knows c, as in codecs of 0.1.0.
     """
 

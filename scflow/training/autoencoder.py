@@ -39,7 +39,8 @@ def fit_counts(
 ) -> tuple[Counts, Trained]:
     """Train the autoencoder of counts; it stops on the likelihood of the validation cells.
 
-    Then find at most `shared` directions that residuals have in common. `effects` are those of `scflow.codecs.Counts`.
+    Then find what codes leave out: of each category's mean, and at most `shared` directions that residuals have in
+    common. `effects` are those of `scflow.codecs.Counts`.
     """
     rng = run.generator(5)
     on_cpu = None if condition is None else condition.cpu()
@@ -71,7 +72,7 @@ def fit_counts(
 
     plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, average=Ramp(0.99))
     monitor = Monitor(steps, title="codec", progress=run.progress)
-    rows = often_enough(run.train, condition, codec) if effects == "code" else run.train
+    rows = often_enough(run.train, condition, cardinalities) if effects == "code" else run.train
     batches = Order(rows, min(run.batch_size, 128), run.generator(7))
     optimizer = adamw(codec, lr=lr, weight_decay=1e-4, fast=codec.fast_parameters())
     keeper = run.keeper("codec", batches, [rng])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ _PRIOR = 3.0
 _MOST = 4096
 """Cells of a category that are looked at."""
 _SHARE = 0.05
-"""Share of the cells that training shows which a category has at least, or half of an equal one where that is less."""
+"""Share of the training cells that a category is shown as often as, or half of an equal one where that is less."""
 
 
 @torch.no_grad()
@@ -32,28 +34,38 @@ def fit_effects(codec: Counts, cells: Cells, condition: Tensor | None, run: Run)
         return
     codec.eval()
     rng = run.generator(10)
-    columns = codec.design(condition[run.train], condition)
-    for j in codec.categorical_columns():
+    for column, codes, category in _categories(condition[run.train], codec.cardinalities):
         observed = torch.zeros(codec.n_genes, dtype=torch.float64, device=run.device)
         expected = torch.zeros_like(observed)
-        rows = run.train[torch.nonzero(columns[:, j])[:_MOST, 0]]  # in random order
-        for some in torch.split(rows, 256):
+        for some in torch.split(run.train[codes == category][:_MOST], 256):  # in random order
             counts = cells.dense(some)
             observed += counts.sum(0)
             expected += codec.expected(counts, condition[some], rng=rng).sum(0)
-        codec.effects[j] = torch.log((observed + _PRIOR) / (expected + _PRIOR))
+        codec.effects[column] = torch.log((observed + _PRIOR) / (expected + _PRIOR))
 
 
-def often_enough(rows: Tensor, condition: Tensor | None, codec: Counts) -> Tensor:
-    """Rows to learn the codec from, those of rare categories several times: with few cells, no direction is theirs.
+def often_enough(rows: Tensor, condition: Tensor | None, cardinalities: Sequence[int]) -> Tensor:
+    """Rows to learn the codec from, those of rare categories several times: no direction of the code is theirs else.
 
-    A cell of several rare categories is repeated as the rarest asks. What conditions are is left to the flow, which
-    learns from all cells alike.
+    A cell of several rare categories is repeated as the rarest asks. How many cells there are of each is left to the
+    flow, which learns from all cells alike.
     """
-    columns = codec.categorical_columns()
-    if condition is None or not columns:
+    if condition is None:
         return rows
-    there = codec.design(condition[rows], condition)[:, columns]
-    least = torch.tensor([min(_SHARE, 0.5 / k) for k in codec.cardinalities for _ in range(k)], device=rows.device)
-    times = (least * len(rows) / there.sum(0).clamp_min(1)).ceil().clamp_min(1)
-    return rows.repeat_interleave((there * times).amax(1).long().clamp_min(1))
+    times = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
+    for j, k in enumerate(cardinalities):
+        known = torch.nonzero(condition[rows, j].isfinite())[:, 0] if k else rows[:0]
+        codes = condition[rows[known], j].long()
+        least = min(_SHARE, 0.5 / max(k, 1)) * len(rows)
+        asked = (least / torch.bincount(codes, minlength=k).clamp_min(1)).ceil().long()
+        times[known] = torch.maximum(times[known], asked[codes])
+    return rows.repeat_interleave(times)
+
+
+def _categories(condition: Tensor, cardinalities: Sequence[int]) -> Iterator[tuple[int, Tensor, int]]:
+    """Column of the design, codes of its condition and code of its category, for each category."""
+    column = 0
+    for j, k in enumerate(cardinalities):
+        for category in range(k):
+            yield column + category, condition[:, j], category
+        column += k or 1
