@@ -95,9 +95,9 @@ class Displaced(nn.Module):
     def __init__(self, network: nn.Module, centre: Tensor, spread: Tensor, step: Tensor, step_sd: Tensor) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("centre", centre.float())
+        self.register_buffer("centre", centre.float().clone())
         self.register_buffer("spread", spread.float().clamp_min(1e-6))
-        self.register_buffer("step", step.float())
+        self.register_buffer("step", step.float().clone())
         self.register_buffer("step_sd", step_sd.float().clamp_min(1e-6))
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:

@@ -174,6 +174,8 @@ def train(
     ('counts', ('cell_type',))
     """
     _anndata.checked(adata)
+    if source is not None and watch is not None:
+        raise InputError(f"watch={watch!r} draws cells from noise, and with source= there is none. Leave watch out.")
     keeping = _checkpoint(checkpoint, resume)
     space = space_of(space, use_rep)
     kind, settings = chosen_field(field)
