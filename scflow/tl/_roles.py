@@ -17,7 +17,7 @@ from scflow.errors import InputError, listed, nearest
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Chosen", "chosen_cells", "groups_of", "roles_of"]
+__all__ = ["Chosen", "chosen_cells", "roles_of"]
 
 _FEWEST = 10
 
@@ -80,7 +80,7 @@ def roles_of(
     _check_sizes(from_cells, to_cells, source, target)
     told = tuple(column for column in told if adata.obs[column][to_cells].nunique() > 1)
     columns = [group] if isinstance(group, str) else list(group or ())
-    codes, names = groups_of(adata, columns)
+    codes, names = _groups(adata, columns)
     _check_groups(codes, names, from_cells, to_cells, columns)
     facts = {"source": _plain(asked), "target": _plain(wanted), "group": columns}
     return Chosen(from_cells, to_cells, codes, told, facts)
@@ -154,7 +154,7 @@ def _check_sizes(source: NDArray[np.bool_], target: NDArray[np.bool_], asked: An
             )
 
 
-def groups_of(adata: AnnData, columns: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+def _groups(adata: AnnData, columns: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """A code for each combination of the columns' values, and its name."""
     if not columns:
         return np.zeros(adata.n_obs, dtype=np.int64), ["all"]

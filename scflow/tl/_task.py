@@ -13,31 +13,15 @@ from torch import Tensor
 
 from scflow import _anndata
 from scflow.conditions import Conditions
-from scflow.errors import InputError, listed
-from scflow.flow._course import Course
+from scflow.errors import InputError
 from scflow.flow._sourcing import Roles
 from scflow.tl._recipe import split
-from scflow.tl._roles import Chosen, groups_of, roles_of
+from scflow.tl._roles import Chosen, roles_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Populations", "Task"]
-
-
-@dataclass(frozen=True)
-class Populations:
-    """The options of `scflow.tl.train` that say what cells are carried to what, as they were given."""
-
-    source: Any
-    target: Any
-    group: Any
-    course: Any
-
-    @property
-    def carried(self) -> bool:
-        """Whether cells are carried at all."""
-        return self.source is not None or self.course is not None
+__all__ = ["Task"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +37,7 @@ class Task:
     rows
         Rows to learn from, and rows to look at, in random order.
     roles
-        Which cells are carried to which; ``None`` for a flow from noise. Of a course, which are there when.
+        Which cells are carried to which; ``None`` for a flow from noise.
     facts
         What the provenance says of that.
     """
@@ -62,7 +46,7 @@ class Task:
     conditions: Conditions
     condition: Tensor | None
     rows: tuple[Tensor, Tensor]
-    roles: Roles | Course | None = None
+    roles: Roles | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -71,17 +55,15 @@ class Task:
         adata: AnnData,
         data: Any,
         condition: str | Sequence[str] | None,
-        populations: Populations,
+        populations: tuple[Any, Any, Any],
         *,
         fraction: float,
         size: int | None,
         seed: int,
         device: torch.device,
     ) -> Task:
-        """The task of an AnnData's `data`."""
-        if populations.course is not None:
-            return _of_course(adata, data, condition, populations, fraction, size, seed, device)
-        chosen = roles_of(adata, populations.source, populations.target, populations.group)
+        """The task of an AnnData's `data`; `populations` are the options source, target and group."""
+        chosen = roles_of(adata, *populations)
         if chosen is not None:
             return _carrying(adata, data, condition, chosen, fraction, size, seed, device)
         frame = _anndata.read_conditions(adata, condition)
@@ -93,8 +75,6 @@ class Task:
         """How many cells there are, and of which population."""
         if self.roles is None:
             return f"{self.data.shape[0]:,} cells"
-        if isinstance(self.roles, Course):
-            return f"{self.data.shape[0]:,} cells at {len(self.roles.times)} times"
         return f"{len(self.roles.source):,} cells carried to {len(self.roles.target):,}"
 
 
@@ -124,78 +104,6 @@ def _carrying(
     facts = {**chosen.facts, "n_source": len(source), "n_target": len(target)}
     rows = _split_both((target, source), fraction, size, seed, device)
     return Task(data[used], conditions, encoded, rows, Roles(by, to, of, len(codes)), facts)
-
-
-def _of_course(
-    adata: AnnData,
-    data: Any,
-    condition: str | Sequence[str] | None,
-    populations: Populations,
-    fraction: float,
-    size: int | None,
-    seed: int,
-    device: torch.device,
-) -> Task:
-    """The cells of all times; they are paired within equal conditions as well."""
-    if populations.source is not None or populations.target is not None:
-        raise InputError(
-            f"course={populations.course!r} has all its times as sources and targets. Leave source and target out."
-        )
-    values = times_of(adata, populations.course)
-    frame = _anndata.read_conditions(adata, condition)
-    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
-    encoded = conditions.encode(frame).to(device) if len(conditions) else None
-    kept = [populations.group] if isinstance(populations.group, str) else list(populations.group or ())
-    labels = [name for name, k in zip(conditions.names, conditions.cardinalities, strict=True) if k]
-    codes, names = groups_of(adata, [*kept, *(name for name in labels if name not in kept)])
-    known, at = np.unique(values, return_inverse=True)
-    _check_course(known, at.reshape(-1), codes, names)
-    rows = [torch.from_numpy(np.flatnonzero(at.reshape(-1) == k)).to(device) for k in range(len(known))]
-    scaled = ((known - known[0]) / (known[-1] - known[0])).tolist()
-    facts = {"course": populations.course, "times": known.tolist(), "group": kept}
-    course = Course(rows, scaled, torch.from_numpy(codes).to(device))
-    return Task(data, conditions, encoded, split(adata.n_obs, fraction, size, seed, device), course, facts)
-
-
-def times_of(adata: AnnData, course: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """When each cell is there.
-
-    Raises
-    ------
-    InputError
-        Where the column is not there, or holds no numbers.
-    """
-    if not isinstance(course, str):
-        raise InputError(f"course={course!r} is not the name of a column of obs. Give one, such as course='day'.")
-    column = _anndata.obs_column(adata, course)
-    numbers = pd.to_numeric(column.astype(str), errors="coerce").to_numpy(np.float64)
-    wrong = ~np.isfinite(numbers)
-    if wrong.any():
-        found = pd.unique(column[wrong].astype(str)).tolist()
-        raise InputError(
-            f"obs[{course!r}] holds no numbers in {int(wrong.sum())} of {adata.n_obs} cells ({listed(found)}). A "
-            f"course needs times: adata.obs['time'] = adata.obs[{course!r}].map({{{str(found[0])!r}: 0.0, ...}})."
-        )
-    return numbers
-
-
-def _check_course(
-    known: np.ndarray[Any, Any], at: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], names: Sequence[str]
-) -> None:
-    """Raise where there is but one time, hardly a cell at one, or no group is there at two that follow each other."""
-    if len(known) < 2:
-        raise InputError(f"All cells are of one time, {known[0]:g}. A course needs two at least.")
-    sizes = np.bincount(at, minlength=len(known))
-    if sizes.min() < 2:
-        raise InputError(f"There is but one cell at the time {known[sizes.argmin()]:g}. Drop it, or join times.")
-    for k in range(len(known) - 1):
-        a, b = (set(codes[at == i].tolist()) for i in (k, k + 1))
-        if a & b:
-            continue
-        raise InputError(
-            f"No group is there at both {known[k]:g} ({listed([names[c] for c in sorted(a)])}) and {known[k + 1]:g} "
-            f"({listed([names[c] for c in sorted(b)])}): no cell has a partner. Group by something that cells keep."
-        )
 
 
 def _told(adata: AnnData, condition: str | Sequence[str] | None, chosen: Chosen) -> pd.DataFrame:

@@ -13,7 +13,6 @@ import torch
 from scflow import _anndata, matching, pp
 from scflow.errors import InputError
 from scflow.flow import Flow, Watch
-from scflow.flow._course import Course, learn_course
 from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
@@ -29,7 +28,7 @@ from scflow.tl._recipe import (
     space_of,
     warn_of,
 )
-from scflow.tl._task import Populations, Task
+from scflow.tl._task import Task
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
 from scflow.training.history import Callback
 
@@ -46,7 +45,6 @@ def train(
     source: Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
     group: str | Sequence[str] | None = None,
-    course: str | None = None,
     layer: str | None = None,
     space: str = "auto",
     use_rep: str | None = None,
@@ -90,9 +88,6 @@ def train(
     group
         Columns of `.obs` that a cell keeps on its way, such as its type: cells are paired within equal values. The
         field is not told; so cells of a type that has no target cells are carried as those like them.
-    course
-        A column of `.obs` with times, two or more: one flow carries cells through all of them, along curves through
-        cells of consecutive times that optimal transport pairs.
     layer
         Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` holds no counts.
     space
@@ -179,16 +174,15 @@ def train(
     ('counts', ('cell_type',))
     """
     _anndata.checked(adata)
-    populations = Populations(source, target, group, course)
-    if populations.carried and watch is not None:
-        raise InputError(f"watch={watch!r} draws cells from noise, and here cells are carried. Leave watch out.")
+    if source is not None and watch is not None:
+        raise InputError(f"watch={watch!r} draws cells from noise, and with source= there is none. Leave watch out.")
     keeping = _checkpoint(checkpoint, resume)
     space = space_of(space, use_rep)
     kind, settings = chosen_field(field)
     recipe = Recipe(
         space=space,
-        objective=objective_of(path, time, weight, coupling, carrying=populations.carried),
-        noise=noise_of(noise, space, carrying=populations.carried),
+        objective=objective_of(path, time, weight, coupling, carrying=source is not None),
+        noise=noise_of(noise, space, carrying=source is not None),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
         optimisation=optimisation or Optimisation(),
@@ -200,6 +194,7 @@ def train(
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
     numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
+    populations = (source, target, group)
     task = Task.of(adata, data, condition, populations, fraction=fraction, size=size, seed=start, device=where)
     run = Run(
         train=task.rows[0],
@@ -257,7 +252,7 @@ def _learn(
     if use_rep:
         provenance["use_rep"] = use_rep
         if task.roles is not None:
-            return _carrying(task, None, 0.0, (), recipe, run, provenance)
+            return learn_carrying(task.data, None, 0.0, task.roles, *given, (), recipe, run, provenance)
         return learn_embedding(task.data, *given, recipe, run, provenance)
     source = _anndata.counts_layer(adata, layer)
     done = _anndata.read_preprocessing(adata, key_added)
@@ -268,17 +263,8 @@ def _learn(
     provenance |= {"layer": source or "X", "target_sum": done.statistics.target_sum}
     genes = tuple(str(name) for name in adata.var_names)
     if task.roles is not None:
-        return _carrying(task, done.statistics, done.clip, genes, recipe, run, provenance)
+        return learn_carrying(task.data, done.statistics, done.clip, task.roles, *given, genes, recipe, run, provenance)
     return learn(task.data, done.statistics, done.clip, *given, genes, recipe, run, provenance)
-
-
-def _carrying(task: Task, statistics: Any, clip: float, *rest: Any) -> Flow:
-    """Learn between two populations, or through the times of a course."""
-    given = (task.conditions, task.condition)
-    if isinstance(task.roles, Course):
-        return learn_course(task.data, statistics, clip, task.roles, *given, *rest)
-    assert task.roles is not None
-    return learn_carrying(task.data, statistics, clip, task.roles, *given, *rest)
 
 
 def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: bool) -> Checkpoint | None:
