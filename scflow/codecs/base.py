@@ -42,6 +42,23 @@ class Codec(nn.Module, ABC):
     def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Counts ``[n, n_genes]`` (whole numbers, float32) of the states ``[n, dim]``."""
 
+    def edit(
+        self,
+        counts: Tensor,
+        before: Tensor,
+        after: Tensor,
+        condition: Tensor | None,
+        *,
+        way: float = 1.0,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Counts of cells that had `counts` ``[n, n_genes]`` in the states `before`, and are now in `after`.
+
+        A codec that knows how its counts scatter changes those of each cell as little as it has to; others decode.
+        `condition` is that of where the cells go, and `way` the share of the way that they have behind them.
+        """
+        return self.decode(after, condition, rng=rng)
+
     def rank(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Whole numbers ``[n, n_genes]`` that order cells as their counts should be ordered; counts unless finer."""
         return self.decode(state, condition, rng=rng)

@@ -12,6 +12,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from scflow.codecs.base import Codec, LibrarySize, Settings, branch, design, design_width
+from scflow.codecs.editing import edited
 from scflow.codecs.statistics import library_sizes
 from scflow.errors import InputError
 
@@ -59,6 +60,9 @@ class Counts(Codec):
     effects
         Where conditions have their effect on expression: ``"code"``, as above, or ``"genes"``, where the decoder learns
         one more term ``C c`` and the encoder knows c, as in codecs of 0.1.0.
+    answers
+        Of a codec of cells that are carried: number of categories of each condition of the target cells, 0 for a
+        continuous one. There is room then for what codes leave out of the change (`scflow.training.answers`).
     """
 
     name = "counts"
@@ -67,6 +71,7 @@ class Counts(Codec):
     code_sd: Tensor
     code_shift: Tensor
     residuals: Tensor
+    answer: Tensor
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class Counts(Codec):
         thinning: float = 0.5,
         shared: int = 0,
         effects: str = "genes",
+        answers: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.n_genes, self.latent, self.dim, self.hidden = n_genes, latent, latent + 1, hidden
@@ -86,6 +92,7 @@ class Counts(Codec):
         if effects not in ("code", "genes"):
             raise InputError(f"effects={effects!r} is not known; use 'code' or 'genes'.")
         self.by_gene = effects == "genes"
+        self.answers: tuple[int, ...] | None = None
         width = max(design_width(cardinalities), 1)
         self.first = nn.Linear(n_genes, hidden)
         if self.by_gene:
@@ -111,6 +118,8 @@ class Counts(Codec):
             self.register_buffer("code_shift", torch.zeros(width, latent))
         if shared:
             self.register_buffer("residuals", torch.zeros(shared, n_genes))
+        if answers is not None:
+            self.answers_to(answers)
 
     @classmethod
     def start(
@@ -142,6 +151,11 @@ class Counts(Codec):
                 codec.effects[j].copy_(torch.from_numpy(np.log(ratio)))
         return codec
 
+    def answers_to(self, cardinalities: Sequence[int]) -> None:
+        """Make room for what codes leave out of the change to target cells of these conditions."""
+        self.answers = tuple(cardinalities)
+        self.register_buffer("answer", self.bias.new_zeros(1 + design_width(self.answers), self.n_genes))
+
     def categorical_columns(self) -> list[int]:
         """Which columns of the design are categories, and not continuous values."""
         kinds = [bool(k) for k in self.cardinalities for _ in range(k or 1)]
@@ -158,6 +172,7 @@ class Counts(Codec):
             "thinning": self.thinning,
             "shared": self.shared,
             "effects": "genes" if self.by_gene else "code",
+            **({} if self.answers is None else {"answers": list(self.answers)}),
         }
 
     def fast_parameters(self) -> list[nn.Parameter]:
@@ -263,10 +278,32 @@ class Counts(Codec):
         self.residuals.zero_()
         self.residuals[: len(directions)] = directions
 
+    def edit(
+        self,
+        counts: Tensor,
+        before: Tensor,
+        after: Tensor,
+        condition: Tensor | None,
+        *,
+        way: float = 1.0,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Molecules taken from each cell, or added, by the ratio of what its two states expect."""
+        mean, _ = self._around(before, None)
+        moved, dispersion = self._around(after, None)
+        if self.answers is not None:
+            told = design(condition, self.answers, len(after), after.device)
+            moved = moved * torch.exp(way * (self.answer[0] + told @ self.answer[1:]))
+        return edited(counts, mean, moved, dispersion, rng=rng)
+
+    def _around(self, state: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Expected counts and dispersions of states."""
+        code = state[:, :-1] * self.code_sd + self.code_mean + self._shift(condition, state)
+        return self.likelihood(code, state[:, -1:], condition)
+
     def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Negative-binomial counts: a gamma draw of the rate, then a Poisson draw."""
-        code = state[:, :-1] * self.code_sd + self.code_mean + self._shift(condition, state)
-        mean, dispersion = self.likelihood(code, state[:, -1:], condition)
+        mean, dispersion = self._around(state, condition)
         if self.shared:
             draws = torch.randn(len(state), self.shared, generator=rng, device=rng.device)
             mean, dispersion = self._moved(mean, dispersion, draws)

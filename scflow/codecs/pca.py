@@ -9,6 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs.base import Codec, LibrarySize, Settings
+from scflow.codecs.editing import edited
 from scflow.codecs.standardized import Standardized, whole
 
 __all__ = ["PCA", "dense_chunks"]
@@ -82,11 +83,27 @@ class PCA(Codec):
         """The summary is the state."""
         return summary
 
+    def edit(
+        self,
+        counts: Tensor,
+        before: Tensor,
+        after: Tensor,
+        condition: Tensor | None,
+        *,
+        way: float = 1.0,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Molecules taken from each cell, or added, by the ratio of what its two states expect."""
+        return edited(counts, self._expected(before), self._expected(after), None, rng=rng)
+
     def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Poisson counts around the expectation that the components give."""
+        return whole(self._expected(state), "poisson", self.genes.dispersion, rng=rng)
+
+    def _expected(self, state: Tensor) -> Tensor:
+        """Expected counts ``[n, n_genes]`` of states."""
         expression = (state[:, :-1] * self.scale) @ self.axes.T
-        mean = self.genes.expected(expression, state[:, -1:]).clamp_min(0.0)
-        return whole(mean, "poisson", self.genes.dispersion, rng=rng)
+        return self.genes.expected(expression, state[:, -1:]).clamp_min(0.0)
 
 
 def dense_chunks(counts: sparse.csr_matrix, cells: int = 1024) -> Iterator[Tensor]:

@@ -80,12 +80,13 @@ def carry(
             for tile, first in enumerate(range(0, n, TILE)):
                 rows = slice(first, min(n, first + TILE))
                 c = None if condition is None else condition[rows].to(sampling.device)
-                kept = _tile(flow, _dense(data, rows, sampling), c, times, sampling, tile)
+                own = _dense(data, rows, sampling)
+                kept = _tile(flow, own, c, times, sampling, tile)
                 shown = kept if genes else [flow.codec.decode(x, None, rng=generator(sampling, tile, 1)) for x in kept]
                 states.append(np.stack([x.cpu().numpy() for x in shown]))
-                made = [x for x, asked in zip(kept, wanted, strict=True) if asked and genes]
-                for x, place in zip(made, counts, strict=True):
-                    place.append(_counts(flow, x, sampling, tile))
+                made = [(x, t) for x, t, asked in zip(kept, times, wanted, strict=True) if asked and genes]
+                for (x, t), place in zip(made, counts, strict=True):
+                    place.append(_counts(flow, own, (kept[0], x), c, t, sampling, tile))
                 bar.update(rows.stop - first)
     finally:
         for module in modules:
@@ -147,7 +148,19 @@ def _dense(data: Data, rows: slice, sampling: Sampling) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(sampling.device)
 
 
-def _counts(flow: Flow, state: Tensor, sampling: Sampling, tile: int) -> sparse.csr_matrix:
-    """Counts of states: the same random numbers at each time, so that a cell's noise does not flicker on its way."""
-    drawn = flow.codec.decode(state, None, rng=generator(sampling, tile, 1))
-    return sparse.csr_matrix(drawn.cpu().numpy().astype(np.int32))
+def _counts(
+    flow: Flow,
+    own: Tensor,
+    ends: tuple[Tensor, Tensor],
+    condition: Tensor | None,
+    time: float,
+    sampling: Sampling,
+    tile: int,
+) -> sparse.csr_matrix:
+    """What became of the cells' `own` counts at `time`, on the way from the first to the second state.
+
+    The same random numbers at each time, so that a cell's noise does not flicker on its way.
+    """
+    start, state = ends
+    made = flow.codec.edit(own, start, state, condition, way=1.0 - time, rng=generator(sampling, tile, 1))
+    return sparse.csr_matrix(made.cpu().numpy().astype(np.int32))

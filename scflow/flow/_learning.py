@@ -77,6 +77,8 @@ class Recipe:
         Whether a few cells are drawn and scored while it goes on.
     field
         The field: its name, a function that builds it, or a network that is copied.
+    held_out
+        What training is stopped on: ``"cells"``, or ``"groups"`` of cells that are carried.
     """
 
     space: str
@@ -92,6 +94,7 @@ class Recipe:
     optimisation: Optimisation = field(default_factory=Optimisation)
     watch: Watch | None = None
     field: Choice = "mlp"
+    held_out: str = "cells"
 
 
 def default_steps(n_cells: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,19 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scflow.codecs import Codec, Embedding, GeneStatistics
+from scflow.codecs import Codec, Counts, Embedding, GeneStatistics
 from scflow.conditions import Conditions
 from scflow.flow._flow import Flow, seen_conditions
+from scflow.flow._generalising import enough_groups, generalised
 from scflow.flow._learning import Recipe, codec_of, default_lr, described, facts_of, network_of
 from scflow.matching import Displaced, noises
-from scflow.training import Run
+from scflow.training import Run, Trained
+from scflow.training.answers import fit_answers
 from scflow.training.batches import Cells, Coordinates, states_of
 from scflow.training.fit import fit_pairs
-from scflow.training.pairs import Carried, Sources
+from scflow.training.groups import ByTurns
+from scflow.training.pairs import Carried, Pair, Pairs, Sources
 
 __all__ = ["Roles", "learn_carrying"]
 
-_LOOKED_AT = 2048
+_Learnt = tuple[Displaced, noises.Population, Trained, dict[str, Any]]
+
+_LOOKED_AT, _OF_A_GROUP = 2048, 256
+"""Pairs that a field is scaled by: of all cells, or of each group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +49,18 @@ class Roles:
     target: Tensor
     group: Tensor
     n_groups: int
+
+    def sizes(self) -> tuple[Tensor, Tensor]:
+        """How many source and target cells each group has, each ``[n_groups]``."""
+        source, target = (self.group[rows] for rows in (self.source, self.target))
+        return torch.bincount(source, minlength=self.n_groups), torch.bincount(target, minlength=self.n_groups)
+
+    def compared(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of `rows` that are source and that are target cells, of groups that have both."""
+        n_source, n_target = self.sizes()
+        both = ((n_source > 0) & (n_target > 0))[self.group[rows]]
+        source, target = (rows[both & torch.isin(rows, of)] for of in (self.source, self.target))
+        return source, target
 
 
 def learn_carrying(
@@ -76,16 +94,22 @@ def learn_carrying(
         cells = Cells(data, run.device)
         codec = codec_of(data, cells, statistics, clip, Conditions(), None, recipe, run)
     codec = codec.to(run.device).eval()
-    states = states_of(cells, codec, None)
-    train, validation = (rows[torch.isin(rows, roles.target)] for rows in (run.train, run.validation))
-    sources = Sources.of(roles.source, roles.group[roles.source], roles.n_groups)
-    pairs = Carried(states, condition, roles.group, sources, dropout=0.1)
-    of_targets = replace(run, train=train, validation=validation if len(validation) else train[:1])
-    field, noise = _field(recipe, codec, conditions, pairs, of_targets)
-    lr = recipe.lr or default_lr(codec.dim)
-    trained = fit_pairs(
-        field, pairs, recipe.objective, of_targets, steps=recipe.steps, lr=lr, optimisation=recipe.optimisation
+    if isinstance(codec, Counts) and isinstance(cells, Cells):
+        codec.answers_to(conditions.cardinalities)
+        fit_answers(codec, cells, *roles.compared(run.train), condition, run)
+    carried = Carried(
+        states_of(cells, codec, None),
+        condition,
+        roles.group,
+        Sources.of(roles.source, roles.group[roles.source], roles.n_groups),
+        dropout=0.1,
     )
+    lr = recipe.lr or default_lr(codec.dim)
+    learner = _Learner(recipe, codec, conditions, _of_targets(run, roles), lr)
+    if recipe.held_out == "groups":
+        field, noise, trained, facts = learner.by_groups(carried, roles)
+    else:
+        field, noise, trained, facts = learner.by_cells(carried)
     flow = Flow(
         field=field.cpu().requires_grad_(False),
         codec=codec.cpu().requires_grad_(False),
@@ -94,24 +118,77 @@ def learn_carrying(
         conditions=conditions,
         seen=seen_conditions(None if condition is None else condition[roles.target], len(roles.target)),
         history=trained.history,
-        provenance=facts_of(trained, run, recipe.optimisation, lr),
+        provenance=facts_of(trained, run, recipe.optimisation, lr) | facts,
         raw=trained.raw,
     )
     return described(flow, genes, provenance, recipe)
 
 
-def _field(
-    recipe: Recipe, codec: Codec, conditions: Conditions, pairs: Carried, run: Run
-) -> tuple[Displaced, noises.Population]:
-    """The field at its start, scaled by pairs as they will be; and the law of what it starts from."""
-    rng = run.generator(2)
-    found = []
-    for rows in torch.split(run.train[:_LOOKED_AT], run.batch_size):
-        x0, x1, c, group = pairs.fixed(rows, rng=rng)
-        found.append((x0, recipe.objective.paired(x0, x1, c, rng=rng, group=group)))
-    x0, x1 = (torch.cat(states) for states in zip(*found, strict=True))
-    both, step = torch.cat([x0, x1]), x1 - x0
-    network = network_of(recipe, codec, conditions, run)
-    spread, step_sd = both.std(0, correction=0), step.std(0, correction=0)
-    field = Displaced(network, both.mean(0), spread, step.mean(0), step_sd).to(run.device)
-    return field, noises.Population(x1.std(0, correction=0).cpu())
+def _of_targets(run: Run, roles: Roles) -> Run:
+    """The run, its rows those of target cells alone: each brings its partner along."""
+    train, validation = (rows[torch.isin(rows, roles.target)] for rows in (run.train, run.validation))
+    return replace(run, train=train, validation=validation if len(validation) else train[:1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Learner:
+    """What both ways of training a field share."""
+
+    recipe: Recipe
+    codec: Codec
+    conditions: Conditions
+    run: Run
+    lr: float
+
+    def by_cells(self, pairs: Carried) -> _Learnt:
+        """Stopped by the loss of cells that were held out of every group."""
+        rng = self.run.generator(2)
+        rows = torch.split(self.run.train[:_LOOKED_AT], self.run.batch_size)
+        field = self.field([pairs.fixed(some, rng=rng) for some in rows])
+        return field, self.noise(pairs), self.fit(field, pairs, self.recipe.steps), {}
+
+    def by_groups(self, pairs: Carried, roles: Roles) -> _Learnt:
+        """For as many steps as carry groups best that were held out."""
+        n_source, n_target = roles.sizes()
+        targets = Sources.of(roles.target, roles.group[roles.target], roles.n_groups)
+        turns = ByTurns(pairs, targets, (n_target > 0).nonzero()[:, 0])
+        found = generalised(
+            self.start,
+            turns,
+            enough_groups(n_source, n_target),
+            self.recipe.objective,
+            self.run,
+            steps=self.recipe.steps,
+            lr=self.lr,
+            optimisation=self.recipe.optimisation,
+        )
+        field = self.start(turns)
+        facts = {"held_out": {"groups": found.n_groups, "steps": found.steps.tolist(), "energy": found.energy.tolist()}}
+        return field, self.noise(pairs), self.fit(field, turns, found.best), facts
+
+    def start(self, turns: ByTurns) -> Displaced:
+        """The field at its start: all cells move as groups do on average, each of which counts alike."""
+        rng = self.run.generator(2)
+        return self.field([turns.of(code, _OF_A_GROUP, rng=rng) for code in turns.codes.tolist()])
+
+    def field(self, found: Sequence[Pair]) -> Displaced:
+        """The field at its start, scaled by pairs as they will be."""
+        rng, objective = self.run.generator(6), self.recipe.objective
+        x0 = torch.cat([pair.data for pair in found])
+        x1 = torch.cat([objective.paired(p.data, p.noise, p.condition, rng=rng, group=p.group) for p in found])
+        both, step = torch.cat([x0, x1]), x1 - x0
+        network = network_of(self.recipe, self.codec, self.conditions, self.run)
+        spread, step_sd = both.std(0, correction=0), step.std(0, correction=0)
+        return Displaced(network, both.mean(0), spread, step.mean(0), step_sd).to(self.run.device)
+
+    def noise(self, pairs: Carried) -> noises.Population:
+        """The law of what the flow starts from, which nothing can be drawn of."""
+        states = pairs.states.states(pairs.sources.rows[:_LOOKED_AT], rng=self.run.generator(7))
+        return noises.Population(states.std(0, correction=0).cpu())
+
+    def fit(self, field: Displaced, pairs: Pairs, steps: int) -> Trained:
+        """Train the field, in place."""
+        optimisation = self.recipe.optimisation
+        return fit_pairs(
+            field, pairs, self.recipe.objective, self.run, steps=steps, lr=self.lr, optimisation=optimisation
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,18 @@ import torch
 from scflow import matching
 from scflow.conditions import Conditions
 from scflow.errors import InputError, listed, nearest
+from scflow.flow._generalising import FEWEST_CELLS, FEWEST_GROUPS, enough_groups
 from scflow.flow._learning import Recipe
+from scflow.flow._sourcing import Roles
 from scflow.matching.names import COUPLINGS, NOISES, PATHS, TIMES, WEIGHTS, chosen
 from scflow.tl._options import positive
-from scflow.training import Run
+from scflow.training import Optimisation, Run
 from scflow.training.averages import Nothing
 
 __all__ = [
     "batch_size_of",
     "check_groups",
+    "for_groups",
     "noise_of",
     "objective_of",
     "precision_of",
@@ -34,6 +38,9 @@ _PER_GENE = ("dropout", "dropout_by_condition")
 _PRECISIONS = ("float32", "bfloat16", "float16")
 _SMALL_BATCH = 32
 _FEWEST = 20
+_SHARE = 0.1
+_MOST_STEPS = 480
+"""Of a training that is stopped on groups: the best number was below 200 wherever it was measured."""
 
 
 def objective_of(path: Any, time: Any, weight: Any, coupling: Any, *, carrying: bool = False) -> matching.FlowMatching:
@@ -111,14 +118,60 @@ def warn_of(recipe: Recipe, run: Run) -> None:
         )
 
 
-def share_of(validation: float) -> float:
-    """The share of cells held out to stop on."""
+def share_of(validation: float | str) -> float:
+    """The share of cells held out to stop on, or to look at."""
+    if isinstance(validation, str):
+        if validation not in ("auto", "groups"):
+            raise InputError(
+                f"validation={validation!r} is not known. Give the share of cells held out to stop on, such as 0.1, or "
+                "'groups' to hold out whole groups of cells that are carried."
+            )
+        return _SHARE
     share = positive(validation, "validation")
     if share > 0.5:
         raise InputError(
             f"validation={validation} is the share of cells held out to stop on: 0.5 at most, such as 0.1."
         )
     return share
+
+
+def for_groups(recipe: Recipe, validation: float | str, roles: Roles | None, *, usual_steps: bool) -> Recipe:
+    """The recipe of a training that is stopped on groups, where that was asked for or some cells have no target.
+
+    Few steps of a small network at a constant rate: what is left to the caller's choice is as it was given.
+
+    Raises
+    ------
+    InputError
+        Where groups were asked for, and fewer than three have enough cells of both populations.
+    """
+    if isinstance(validation, str):
+        n_source, n_target = roles.sizes() if roles is not None else (torch.zeros(0), torch.zeros(0))
+        enough, alone = len(enough_groups(n_source, n_target)), int(((n_source > 0) & (n_target == 0)).sum())
+        few = (
+            f"{enough} groups have at least {FEWEST_CELLS} cells in both populations, and it takes {FEWEST_GROUPS} to "
+            "see how well others are carried"
+        )
+        if validation == "groups" and enough < FEWEST_GROUPS:
+            raise InputError(f"validation='groups', but {few}. Give source= and a group= of more values, or a share.")
+        if validation == "auto" and alone and enough < FEWEST_GROUPS:
+            warnings.warn(
+                f"{alone} groups have source cells alone, but {few}. Training is stopped on held-out cells of the "
+                "groups that are there, and may be too long for others.",
+                stacklevel=3,
+            )
+        if validation == "groups" or (alone and enough >= FEWEST_GROUPS):
+            small = {"width": 128, "depth": 2} if recipe.field == "mlp" and not recipe.network else recipe.network
+            steady = recipe.optimisation == Optimisation()
+            return replace(
+                recipe,
+                held_out="groups",
+                steps=_MOST_STEPS if usual_steps else recipe.steps,
+                lr=recipe.lr or 1e-3,
+                network=small,
+                optimisation=Optimisation(schedule="constant", warmup=1) if steady else recipe.optimisation,
+            )
+    return recipe
 
 
 def precision_of(precision: str, device: torch.device) -> str:

@@ -21,6 +21,7 @@ from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.tl._recipe import (
     batch_size_of,
     check_groups,
+    for_groups,
     noise_of,
     objective_of,
     precision_of,
@@ -57,7 +58,7 @@ def train(
     steps: int | None = None,
     batch_size: int | str = "auto",
     lr: float | str = "auto",
-    validation: float = 0.1,
+    validation: float | str = "auto",
     precision: str = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -122,7 +123,10 @@ def train(
     lr
         Peak learning rate; ``"auto"`` is 1e-3, or 5e-4 for wide states.
     validation
-        Share of cells held out to stop on, above 0 and at most 0.5.
+        What to stop on: a share of cells held out, above 0 and at most 0.5 (``"auto"`` is 0.1); or, with `source` and
+        `group`, ``"groups"``. Then each group of at least 20 cells a side is held out in turn, and training goes on for
+        as many steps, of at most `steps` (480), as carry held-out groups best: hundreds at most, where cells of known
+        groups would go on for thousands. ``"auto"`` does so where some groups have source cells alone.
     precision
         ``"float32"``, or ``"bfloat16"`` or ``"float16"`` (network only, the latter with a gradient scaler); ``"auto"``
         takes bfloat16 on a GPU that has it.
@@ -207,6 +211,7 @@ def train(
         callbacks=tuple(callbacks),
     )
     check_groups(recipe.noise, task.conditions)
+    recipe = for_groups(recipe, validation, task.roles, usual_steps=steps is None)
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
     check_field(kind, settings, dim, task.conditions.cardinalities)
     if keeping is not None:

@@ -11,7 +11,7 @@ from scflow.codecs import Counts
 from scflow.training.batches import Cells
 from scflow.training.run import Run
 
-__all__ = ["fit_effects"]
+__all__ = ["categories", "fit_effects"]
 
 _PRIOR = 1.0
 """A count of each gene that a category's cells are taken to have shown besides, as their codes say."""
@@ -32,7 +32,7 @@ def fit_effects(codec: Counts, cells: Cells, condition: Tensor | None, run: Run)
         return
     codec.eval()
     rng = run.generator(10)
-    for column, codes, category in _categories(condition[run.train], codec.cardinalities):
+    for column, codes, category in categories(condition[run.train], codec.cardinalities):
         observed = torch.zeros(codec.n_genes, dtype=torch.float64, device=run.device)
         expected = torch.zeros_like(observed)
         for some in torch.split(run.train[codes == category][:_MOST], 256):  # in random order
@@ -42,7 +42,7 @@ def fit_effects(codec: Counts, cells: Cells, condition: Tensor | None, run: Run)
         codec.effects[column] = torch.log((observed + _PRIOR) / (expected + _PRIOR))
 
 
-def _categories(condition: Tensor, cardinalities: Sequence[int]) -> Iterator[tuple[int, Tensor, int]]:
+def categories(condition: Tensor, cardinalities: Sequence[int]) -> Iterator[tuple[int, Tensor, int]]:
     """Column of the design, codes of its condition and code of its category, for each category."""
     column = 0
     for j, k in enumerate(cardinalities):

@@ -137,6 +137,10 @@ class Sources:
         order = order[torch.argsort(self._codes()[order], stable=True)]
         return self.rows[order[self.start[group] + _turn(group) % size]]
 
+    def within(self, group: int) -> Tensor:
+        """All rows of a group."""
+        return self.rows[int(self.start[group]) : int(self.start[group + 1])]
+
     def _codes(self) -> Tensor:
         """The group of each of `rows`."""
         numbers = torch.arange(len(self.start) - 1, device=self.start.device)
