@@ -281,12 +281,14 @@ def _flow(
         noise = noises.MatchedVariance.of(states.states(run.train[:1024], rng=run.generator(2)))
     lr = recipe.lr or default_lr(codec.dim)
     watch = recipe.watch
+    numbers = tuple(i for i, cardinality in enumerate(conditions.cardinalities) if not cardinality)
+    objective = replace(recipe.objective, numbers=numbers)
     velocity, trained = fit_field(
         network,
         states,
         condition,
         noise,
-        recipe.objective,
+        objective,
         run,
         steps=recipe.steps,
         lr=lr,
@@ -296,13 +298,13 @@ def _flow(
         look_every=1 if watch is None else watch.every,
     )
     facts = facts_of(trained, run, recipe.optimisation, lr)
-    if isinstance(velocity, Preconditioned) and isinstance(recipe.objective.coupling, couplings.Independent):
+    if isinstance(velocity, Preconditioned) and isinstance(objective.coupling, couplings.Independent):
         # Of data and noise that are paired otherwise, even a field that has learnt nothing stays below it.
-        facts["linear_loss"] = linear_loss(velocity, recipe.objective)
+        facts["linear_loss"] = linear_loss(velocity, objective)
     return Flow(
         field=velocity.cpu().requires_grad_(False),
         codec=codec.cpu().requires_grad_(False),
-        path=recipe.objective.path,
+        path=objective.path,
         noise=noise,
         conditions=conditions,
         seen=seen_conditions(condition, len(cells)),

@@ -20,6 +20,7 @@ from scflow.training.averages import Nothing
 __all__ = [
     "batch_size_of",
     "check_groups",
+    "check_numbers",
     "noise_of",
     "objective_of",
     "precision_of",
@@ -84,6 +85,16 @@ def check_groups(noise: str | matching.noises.Noise, conditions: Conditions) -> 
         raise InputError(
             f"noise='dropout_by_condition' needs a condition with categories; {found}. Give one, such as "
             "condition='cell_type', or use noise='dropout'."
+        )
+
+
+def check_numbers(coupling: matching.couplings.Coupling, conditions: Conditions) -> None:
+    """Raise where a coupling has a price for numbers, and no condition is one."""
+    if coupling.penalty is not None and all(conditions.cardinalities):
+        found = f"those given have none ({listed(conditions.names)})" if len(conditions) else "none was given"
+        raise InputError(
+            f"coupling={coupling!r} has a price on the difference of conditions that are numbers; {found}. Give one, "
+            "such as condition='dose', or leave penalty out."
         )
 
 

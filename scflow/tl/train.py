@@ -21,6 +21,7 @@ from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.tl._recipe import (
     batch_size_of,
     check_groups,
+    check_numbers,
     noise_of,
     objective_of,
     precision_of,
@@ -93,8 +94,10 @@ def train(
         categorical conditions, drawn towards the whole where cells are few). Time: ``"stratified"``, ``"uniform"``,
         ``"importance"`` (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends).
         Weight of the loss on velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data)
-        or ``"endpoint_noise"``. Coupling of cells and noise in a batch: ``"independent"``, or ``"optimal"`` (optimal
-        transport among the cells of equal conditions: straighter ways, drawn in fewer steps).
+        or ``"endpoint_noise"``. Coupling of cells and noise in a batch, among the cells of equal conditions:
+        ``"independent"``, ``"optimal"`` (optimal transport: straighter ways, drawn in fewer steps), ``"entropic"``
+        (pairs near to those), or, which change what is learnt of a noise, ``"unbalanced"`` (some are used more often)
+        and ``"partial"`` (the dearest tenth is left out).
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
@@ -193,6 +196,7 @@ def train(
     )
     conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
     check_groups(recipe.noise, conditions)
+    check_numbers(recipe.objective.coupling, conditions)
     encoded = conditions.encode(frame).to(run.device) if len(conditions) else None
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
     check_field(kind, settings, dim, conditions.cardinalities)

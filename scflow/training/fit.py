@@ -188,14 +188,18 @@ def _fixed_validation(
 ) -> Callable[[], float]:
     """The loss of the validation cells at times and noises that stay the same, so that looks can be compared.
 
-    They are paired as in training, in batches of as many cells: another coupling has another best field.
+    They are paired as in training, in batches of as many cells: another coupling has another best field. Cells that it
+    leaves out are not looked at.
     """
     rng = run.generator(4)
     times = max(1, most // len(run.validation))
     rows = run.validation[:most].repeat(times)
     x0, x1, c = pairs.fixed(rows, rng=rng)
-    x1 = torch.cat([objective.paired(*batch, rng=rng) for batch in _batches(x0, x1, c, size=run.batch_size)])
-    t = objective.draw_times(len(rows), rng=rng)
+    parts = [objective.paired(*batch, rng=rng) for batch in _batches(x0, x1, c, size=run.batch_size)]
+    x0, x1 = torch.cat([a for a, _, _ in parts]), torch.cat([b for _, b, _ in parts])
+    told = [k for _, _, k in parts if k is not None]
+    c = torch.cat(told) if told else None
+    t = objective.draw_times(len(x0), rng=rng)
 
     def validate() -> float:
         parts = zip(_batches(x0, x1, c, size=512), torch.split(t, 512), strict=True)
