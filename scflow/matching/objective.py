@@ -58,24 +58,38 @@ class FlowMatching:
         return self.terms(field, x0, x1, condition, rng=rng)[0].mean()
 
     def terms(
-        self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
+        self,
+        field: Velocity,
+        x0: Tensor,
+        x1: Tensor,
+        condition: Tensor | None,
+        *,
+        rng: torch.Generator,
+        group: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What `loss` is the mean of: the loss of every cell, and the time it was drawn at, each ``[n]``.
 
-        `condition` is what the field is told. Cells that the coupling leaves out are not among them.
+        `condition` is what the field is told, `group` what it is not told and cells are paired within as well. Cells
+        that the coupling leaves out are not among them.
         """
-        x0, x1, condition = self.paired(x0, x1, condition, rng=rng)
+        x0, x1, condition = self.paired(x0, x1, condition, rng=rng, group=group)
         t = self.draw_times(len(x0), rng=rng)
         return self.losses(field, x0, x1, t, condition), t
 
     def paired(
-        self, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        condition: Tensor | None,
+        *,
+        rng: torch.Generator,
+        group: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Cells, the noise that the coupling gives to each within equal conditions, and the cells' conditions.
+        """Cells, what the coupling gives to each within equal conditions and groups, and the cells' conditions.
 
         Cells that the coupling leaves out are gone from all three; the others keep their order.
         """
-        order = self.coupling.pair(*self._asked(x0, x1, condition), rng=rng)
+        order = self.coupling.pair(*self._asked(x0, x1, condition, group), rng=rng)
         if order is None:
             return x0, x1, condition
         kept = order >= 0
@@ -84,15 +98,17 @@ class FlowMatching:
             condition = None if condition is None else condition[kept]
         return x0, x1[order], condition
 
-    def _asked(self, x0: Tensor, x1: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _asked(
+        self, x0: Tensor, x1: Tensor, condition: Tensor | None, group: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the coupling is to pair: cells and noise, beside them the numbers that have a price, and groups."""
         if not self.coupling.by_group:
             return x0, x1, None
         if self.coupling.penalty is None or condition is None or not self.numbers:
-            return x0, x1, couplings.groups_of(condition)
+            return x0, x1, couplings.groups_of(condition, group)
         told, place = couplings.priced(condition, self.numbers, self.coupling.penalty)
         x0, x1 = (torch.cat([x.flatten(1), place], 1) for x in (x0, x1))
-        return x0, x1, couplings.groups_of(told)
+        return x0, x1, couplings.groups_of(told, group)
 
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The weighted loss of every cell, ``[n]``: the squared error of the velocity, averaged over coordinates."""

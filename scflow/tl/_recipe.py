@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from scflow.training.averages import Nothing
 __all__ = [
     "batch_size_of",
     "check_groups",
-    "check_numbers",
+    "knowing",
     "noise_of",
     "objective_of",
     "precision_of",
@@ -35,10 +36,13 @@ _PER_GENE = ("dropout", "dropout_by_condition")
 _PRECISIONS = ("float32", "bfloat16", "float16")
 _SMALL_BATCH = 32
 _FEWEST = 20
+_UNEVEN = (matching.couplings.Unbalanced, matching.couplings.Partial)
 
 
-def objective_of(path: Any, time: Any, weight: Any, coupling: Any) -> matching.FlowMatching:
-    """What the field is trained to do, from names or objects."""
+def objective_of(path: Any, time: Any, weight: Any, coupling: Any, *, carrying: bool = False) -> matching.FlowMatching:
+    """What the field is trained to do, from names or objects; cells are carried by pairs that are alike."""
+    if isinstance(coupling, str) and coupling == "auto":
+        coupling = "optimal" if carrying else "independent"
     return matching.FlowMatching(
         chosen(path, PATHS, matching.paths.Path, "path"),
         chosen(time, TIMES, matching.times.Time, "time"),
@@ -62,15 +66,20 @@ def space_of(space: str, use_rep: str | None) -> str:
     return "counts" if space == "auto" else space
 
 
-def noise_of(noise: str | matching.noises.Noise, space: str) -> str | matching.noises.Noise:
-    """The noise, by its name or itself, if it suits the space."""
+def noise_of(noise: str | matching.noises.Noise, space: str, *, carrying: bool = False) -> str | matching.noises.Noise:
+    """The noise, by its name or itself, if it suits the space; cells that are carried need none."""
+    if carrying and noise != "auto":
+        raise InputError(
+            f"noise={noise!r} and source= exclude each other: the flow starts from cells. Leave noise out."
+        )
     if isinstance(noise, matching.noises.Noise):
         return noise
     if noise == "auto":  # By measurement: docs/guide.md, "What the choices are worth".
         return "sparse" if space == "genes" else "gaussian"
-    if noise not in NOISES:
+    known = [name for name in NOISES if name != "population"]
+    if noise not in known:
         raise InputError(
-            f"noise={noise!r} is not known.{nearest(noise, NOISES)} Choose 'auto', {', '.join(map(repr, NOISES))}, or "
+            f"noise={noise!r} is not known.{nearest(noise, known)} Choose 'auto', {', '.join(map(repr, known))}, or "
             "pass a scflow.matching.noises.Noise of your own."
         )
     if noise in _PER_GENE and space not in ("genes", "quantile"):
@@ -88,17 +97,20 @@ def check_groups(noise: str | matching.noises.Noise, conditions: Conditions) -> 
         )
 
 
-def check_numbers(coupling: matching.couplings.Coupling, conditions: Conditions) -> None:
-    """Raise where a coupling has a price for numbers, and no condition is one."""
-    if coupling.penalty is not None and all(conditions.cardinalities):
+def knowing(recipe: Recipe, conditions: Conditions) -> Recipe:
+    """The recipe, whose objective knows which conditions are numbers; raise where a price needs one and none is."""
+    coupling = recipe.objective.coupling
+    numbers = tuple(i for i, cardinality in enumerate(conditions.cardinalities) if not cardinality)
+    if coupling.penalty is not None and not numbers:
         found = f"those given have none ({listed(conditions.names)})" if len(conditions) else "none was given"
         raise InputError(
             f"coupling={coupling!r} has a price on the difference of conditions that are numbers; {found}. Give one, "
             "such as condition='dose', or leave penalty out."
         )
+    return replace(recipe, objective=replace(recipe.objective, numbers=numbers))
 
 
-def warn_of(recipe: Recipe, run: Run) -> None:
+def warn_of(recipe: Recipe, run: Run, *, carrying: bool = False) -> None:
     """The guide's don'ts, before any time is spent."""
     size = run.batch_size * recipe.optimisation.accumulate
     if size < _SMALL_BATCH and run.batch_size < len(run.train):
@@ -111,6 +123,13 @@ def warn_of(recipe: Recipe, run: Run) -> None:
         warnings.warn(
             "Without a weight average cells are drawn with the weights of a single step, which are noisy. Use "
             "average='ramp'.",
+            stacklevel=3,
+        )
+    if not carrying and isinstance(recipe.objective.coupling, _UNEVEN):
+        warnings.warn(
+            f"coupling={recipe.objective.coupling!r} does not use a noise evenly, and cells are drawn from all of it: "
+            "another law than the cells' is learnt. It is meant for a source of cells (source=...). Use "
+            "coupling='optimal' or 'entropic' with a noise.",
             stacklevel=3,
         )
 
