@@ -6,7 +6,9 @@ Entropic, unbalanced and partial ones: test_plans.py.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import ot
@@ -27,6 +29,15 @@ from scflow.training.pairs import Coupled
 from scflow.training.run import seeded
 
 Fields = dict[str, tuple[Velocity, Trained]]
+
+
+COUPLINGS = (
+    couplings.Optimal(),
+    couplings.Optimal(penalty=0.0),
+    couplings.Entropic(),
+    couplings.Unbalanced(),
+    couplings.Partial(0.7),
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -132,6 +143,29 @@ def test_the_objective_pairs_within_what_the_field_is_told() -> None:
 
     objective.loss(field, x0, x1, told, rng=generator())
     torch.testing.assert_close(seen[0], torch.lerp(x0, paired, seen[1][:, None]))
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS, ids=repr)
+def test_the_objective_pairs_within_conditions_and_groups(coupling: couplings.Coupling) -> None:
+    """A small first coordinate says which cell it is; the last condition is a number, with a price in one of them."""
+    rng, n = generator(5), 120
+    told = torch.stack([torch.randint(2, (n,), generator=rng), torch.randint(3, (n,), generator=rng)], 1).float()
+    told[::7] = math.nan
+    group = torch.randint(2, (n,), generator=rng)
+    x0, x1 = (torch.cat([torch.arange(n)[:, None] / 4096, normal(n, 2, seed=i)], 1) for i in (0, 1))
+    cells, partners, conditions = FlowMatching(coupling=coupling, numbers=(1,)).paired(
+        x0, x1, told, rng=generator(), group=group
+    )
+    mine, theirs = ((x[:, 0] * 4096).long() for x in (cells, partners))
+    assert conditions is not None
+    torch.testing.assert_close(conditions, told[mine], equal_nan=True)
+    assert torch.equal(group[mine], group[theirs])
+    assert len(mine) == len(theirs) == len(conditions)
+    assert (len(mine) < n) == isinstance(coupling, couplings.Partial)
+    same = told.nan_to_num(-1)[mine] == told.nan_to_num(-1)[theirs]
+    assert same[:, 0].all()
+    assert bool(same[:, 1].all()) == (coupling.penalty is None)
+    assert not torch.equal(mine, theirs)
 
 
 def test_groups_are_found_only_for_a_coupling_that_looks_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +334,21 @@ def test_training_says_which_conditions_are_numbers() -> None:
         scflow.tl.train(adata, condition="cell_type", coupling=coupling)
     with pytest.raises(InputError, match=r"penalty=0\.0\) has a price .*; none was given\. Give one, such as"):
         scflow.tl.train(adata, coupling=coupling)
+
+
+@pytest.mark.parametrize("name", ["unbalanced", "partial"])
+def test_a_coupling_that_bends_the_law_of_a_noise_is_warned_of(name: str) -> None:
+    adata = scflow.datasets.simulate(100, 10, seed=0)
+    adata.obsm["X_own"] = normal(100, 3).numpy()
+    options: dict[str, Any] = {"use_rep": "X_own", "steps": 2, "device": "cpu", "progress": False}
+    with pytest.warns(
+        UserWarning, match=rf"coupling={name.title()}\(.*a source of cells \(source=.*'optimal' or 'entr"
+    ):
+        scflow.tl.train(adata, coupling=name, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for quiet in ("independent", "optimal", "entropic"):
+            scflow.tl.train(adata, coupling=quiet, **options)
 
 
 # What a field learns by them.

@@ -43,8 +43,8 @@ def frequencies(coupling: couplings.Coupling, x0: Tensor, x1: Tensor, *, draws: 
 
 
 def clusters(share: float, n: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Cells about 0, a `share` of them, and about 20; and which are about 0."""
-    first = torch.arange(n) < round(share * n)
+    """Cells about 0, a `share` of them, and about 20, in random order; and which are about 0."""
+    first = torch.randperm(n, generator=generator(seed)) < round(share * n)
     return normal(n, 3, seed=seed) + 20 * (~first).double()[:, None], first
 
 
@@ -178,6 +178,24 @@ def test_masses_are_rounded_by_less_than_one_and_right_on_average() -> None:
     assert drawn.sum(1).unique().tolist() == [40]
     assert (drawn - expected).abs().max() < 1
     torch.testing.assert_close(drawn.double().mean(0), expected, atol=0.04, rtol=0)
+
+
+def test_the_cells_of_a_branch_are_side_by_side() -> None:
+    """Four clusters in two pairs; each cluster and each pair is in one piece."""
+    code = torch.randperm(80, generator=generator(3)) % 4
+    x = normal(80, 3) + 20 * (code % 2).double()[:, None] + 200 * (code // 2).double()[:, None]
+    order = plans.tree_order(x)
+    assert sorted(order.tolist()) == list(range(80))
+    assert int((code[order].diff() != 0).sum()) == 3
+    assert int(((code // 2)[order].diff() != 0).sum()) == 1
+    assert sorted(plans.tree_order(torch.ones(5, 2)).tolist()) == list(range(5))
+
+
+def test_no_cell_is_carried_to_another_type_because_masses_are_rounded() -> None:
+    """Many masses of one half within each type: in the order of the cells their sum would be off by several."""
+    for seed in range(5):
+        (x1, young), (x0, old) = clusters(0.5, 200, seed=seed), clusters(0.8, 200, seed=seed + 10)
+        assert torch.equal(young[Unbalanced().pair(x0, x1, None, rng=generator(seed))], old)
 
 
 def test_a_source_cell_is_used_as_often_as_it_has_grown() -> None:

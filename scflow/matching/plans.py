@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["assigned", "assigned_in_part", "drawn", "relative_costs", "rounded", "unbalanced"]
+__all__ = ["assigned", "assigned_in_part", "drawn", "relative_costs", "rounded", "tree_order", "unbalanced"]
 
 _MOST_ITERATIONS = 10_000
 _THRESHOLD = 1e-5
@@ -125,10 +125,21 @@ def _unfinished(costs: Tensor, epsilon: float, reach: float, why: str) -> str:
     )
 
 
+def tree_order(x: Tensor) -> Tensor:
+    """An order of two or more cells ``[n, dim]`` in which every branch of their tree is in one piece, int64 ``[n]``.
+
+    The tree is that of average linkage.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    return torch.from_numpy(leaves_list(linkage(x.numpy(), "average"))).long()
+
+
 def rounded(expected: Tensor, *, rng: torch.Generator) -> Tensor:
     """Whole numbers in the place of `expected` ``[m]``, each less than one away and right on average, of the same sum.
 
-    Systematic rounding: one random start for all, so the sum, which has to be whole, does not vary (Madow 1949).
+    Systematic rounding: one random start for all, so the sum, which has to be whole, does not vary (Madow 1949); nor
+    does that of any piece in a row, by more than one.
     """
     ends = expected.double().cumsum(0)
     ends[-1] = ends[-1].round()
