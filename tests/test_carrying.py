@@ -16,7 +16,7 @@ from scipy import sparse
 
 import scflow
 from scflow.errors import InputError
-from scflow.matching import Displaced, couplings
+from scflow.matching import Displaced, FlowMatching, couplings
 from scflow.training.pairs import Sources
 
 N = 500
@@ -299,6 +299,128 @@ def test_groups_of_what_is_told_and_what_is_not() -> None:
     assert alone is not None
     assert alone.tolist() == [0, 1, 0, 0]
     assert couplings.groups_of(None) is None
+
+
+def crossing() -> AnnData:
+    """Each group's targets lie on the other group's sources; the last coordinate alone is the group's own."""
+    rng = np.random.default_rng(2)
+    xs, rows = [], []
+    for drug, at in (("ctrl", {"a": -5.0, "b": 5.0}), ("stim", {"a": 5.0, "b": -5.0})):
+        for group, own in (("a", -1.0), ("b", 1.0)):
+            xs.append(np.column_stack([rng.normal((at[group], 0.0), size=(60, 2)), np.full(60, own)]))
+            rows += [(drug, group)] * 60
+    obs = pd.DataFrame(rows, columns=["drug", "group"], index=[f"c{i}" for i in range(len(rows))])
+    obs["dose"] = rng.permutation(len(rows)) / len(rows)
+    return AnnData(obs=obs, obsm={"X_e": np.vstack(xs).astype(np.float32)})
+
+
+EACH = (
+    couplings.Independent(),
+    couplings.Optimal(),
+    couplings.Entropic(),
+    couplings.Unbalanced(),
+    couplings.Partial(),
+    couplings.Optimal(penalty=0.0),
+)
+
+
+@pytest.mark.parametrize("coupling", EACH, ids=repr)
+def test_no_coupling_pairs_across_groups_though_it_were_cheaper(
+    coupling: couplings.Coupling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    losses = FlowMatching.losses
+
+    def noted(self: FlowMatching, field: Any, x0: torch.Tensor, x1: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append((x0, x1))
+        return losses(self, field, x0, x1, *rest)
+
+    monkeypatch.setattr(FlowMatching, "losses", noted)
+    options: dict[str, Any] = {"source": {"drug": "ctrl"}, "coupling": coupling, **TINY}
+    if coupling.penalty is not None:
+        options["condition"] = "dose"
+    for group in ("group", None):
+        scflow.tl.train(crossing(), **options, group=group)
+        x0, x1 = (torch.cat(states) for states in zip(*seen, strict=True))
+        across = (x0[:, 2].sign() != x1[:, 2].sign()).float().mean()
+        assert (across == 0) if group else (across > 0.3)
+        seen.clear()
+
+
+@pytest.mark.parametrize("coupling", ["independent", "optimal", "entropic", "unbalanced", "partial"])
+def test_simulated_cells_are_carried_by_every_coupling(coupling: str, recwarn: pytest.WarningsRecorder) -> None:
+    adata = scflow.datasets.simulate(200, 20, 2, n_batches=2, seed=4)
+    source = cells(adata, "batch", "batch_0")
+    options: dict[str, Any] = {"source": {"batch": "batch_0"}, "group": "cell_type", "coupling": coupling}
+    flow = scflow.tl.train(adata, **options, steps=20, progress=False)
+    assert not [w for w in recwarn if "coupling" in str(w.message)]
+    assert np.isfinite(flow.history["validation_loss"]).all()
+    scflow.tl.transport(source, flow, progress=False)
+    assert source.layers["scflow"].shape == source.shape
+
+
+def test_the_cells_that_a_price_pairs_are_carried_by_numbers_too() -> None:
+    """At no price cells of any dose are partners and the way is short; without one every cell has its own dose."""
+    adata = gaussians()
+    adata.obs["dose"] = np.linspace(0, 1, adata.n_obs)
+    options: dict[str, Any] = {"source": {"condition": "ctrl"}, "condition": "dose", **TINY}
+    losses = [
+        scflow.tl.train(adata.copy(), **options, coupling=couplings.Optimal(penalty=penalty)).history["validation_loss"]
+        for penalty in (0.0, None)
+    ]
+    assert losses[0].iloc[-1] < 0.5 * losses[1].iloc[-1]
+    with pytest.raises(InputError, match=r"price on the difference of conditions that are numbers; none was given"):
+        scflow.tl.train(adata, source={"condition": "ctrl"}, coupling=couplings.Optimal(penalty=1.0), **TINY)  # type: ignore[arg-type]
+
+
+def test_cells_that_are_left_out_are_not_what_the_field_is_scaled_by() -> None:
+    """A twentieth of the targets lies at 1,000; left out, no step is as long."""
+    adata = gaussians()
+    adata.obsm["X_e"][N::20] = 1000
+    found = {}
+    for coupling in ("optimal", "partial"):
+        flow = scflow.tl.train(adata.copy(), source={"condition": "ctrl"}, coupling=coupling, **TINY)  # type: ignore[arg-type]
+        source = cells(adata, "condition", "ctrl")
+        scflow.tl.transport(source, flow, progress=False)
+        found[coupling] = float(np.abs(source.obsm["X_scflow"] - source.obsm["X_e"]).mean())
+    assert found["partial"] < 5
+    assert found["optimal"] > 20
+
+
+# ---- growth
+
+
+def grown(n: int = 400) -> AnnData:
+    """Two types about (-4, -4) and (4, 4), half and half; later moved by (1, -1), and then four fifths and a fifth."""
+    rng = np.random.default_rng(3)
+    xs, rows = [], []
+    for day, move, share in (("d0", 0.0, 0.5), ("d1", 1.0, 0.8)):
+        first = np.arange(n) < share * n
+        xs.append(rng.normal((move, -move), 0.5, size=(n, 2)) + np.where(first, -4, 4)[:, None])
+        rows += [(day, "low" if one else "high") for one in first]
+    obs = pd.DataFrame(rows, columns=["day", "type"], index=[f"c{i}" for i in range(len(rows))])
+    return AnnData(obs=obs, obsm={"X_e": np.vstack(xs).astype(np.float32)})
+
+
+def test_unbalanced_masses_are_the_growth_and_each_type_is_carried_to_itself() -> None:
+    """The known growth is 0.8 / 0.5 and 0.2 / 0.5. With equal masses 0.6 of the type that shrinks has to change."""
+    adata = grown()
+    before, after = (torch.from_numpy(cells(adata, "day", day).obsm["X_e"]) for day in ("d0", "d1"))
+    source = cells(adata, "day", "d0")
+    low = (source.obs["type"] == "low").to_numpy()
+    growth = couplings.growth(before, after).numpy()
+    assert growth[low].mean() == pytest.approx(1.6, rel=0.05)
+    assert growth[~low].mean() == pytest.approx(0.4, rel=0.05)
+    options: dict[str, Any] = {"source": {"day": "d0"}, "use_rep": "X_e", "steps": 400, "progress": False}
+    moved = {}
+    for coupling in ("unbalanced", "optimal"):
+        flow = scflow.tl.train(adata.copy(), **options, coupling=coupling)
+        scflow.tl.transport(source, flow, progress=False)
+        moved[coupling] = source.obsm["X_scflow"] - source.obsm["X_e"]
+    for mine in (low, ~low):
+        np.testing.assert_allclose(moved["unbalanced"][mine].mean(0), (1, -1), atol=0.25)
+    assert np.abs(moved["unbalanced"].sum(1)).max() < 4
+    assert (moved["optimal"].sum(1) < -8)[~low].mean() > 0.4
 
 
 def test_a_field_that_learnt_nothing_moves_all_cells_alike() -> None:

@@ -519,7 +519,7 @@ def refused(cells: AnnData, match: str, **options: Any) -> None:
         ),
         ({"time": "logit"}, r"time='logit' is not known\. Choose one of 'uniform', 'stratified', 'importance', "),
         ({"weight": 3}, r"weight=3 is not known\. Choose one of 'uniform', 'inverse_snr', "),
-        ({"coupling": "ot"}, r"coupling='ot' is not known\. Choose one of 'independent', 'optimal', or pass a"),
+        ({"coupling": "ot"}, r"coupling='ot' is not known\. Choose one of 'independent', 'optimal', 'entropic', 'unb"),
         (
             {"noise": "gausian"},
             r"noise='gausian' is not known\. Did you mean 'gaussian'\? Choose 'auto', 'gaussian', "

@@ -174,8 +174,8 @@ class _Learner:
     def field(self, found: Sequence[Pair]) -> Displaced:
         """The field at its start, scaled by pairs as they will be."""
         rng, objective = self.run.generator(6), self.recipe.objective
-        x0 = torch.cat([pair.data for pair in found])
-        x1 = torch.cat([objective.paired(p.data, p.noise, p.condition, rng=rng, group=p.group) for p in found])
+        taken = [objective.paired(p.data, p.noise, p.condition, rng=rng, group=p.group)[:2] for p in found]
+        x0, x1 = (torch.cat(states) for states in zip(*taken, strict=True))
         both, step = torch.cat([x0, x1]), x1 - x0
         network = network_of(self.recipe, self.codec, self.conditions, self.run)
         spread, step_sd = both.std(0, correction=0), step.std(0, correction=0)

@@ -35,6 +35,9 @@ WEIGHTS: dict[str, type[weights.Weight]] = {
 COUPLINGS: dict[str, type[couplings.Coupling]] = {
     "independent": couplings.Independent,
     "optimal": couplings.Optimal,
+    "entropic": couplings.Entropic,
+    "unbalanced": couplings.Unbalanced,
+    "partial": couplings.Partial,
 }
 NOISES: dict[str, type[noises.Noise]] = {
     "gaussian": noises.Gaussian,

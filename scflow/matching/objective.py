@@ -24,6 +24,14 @@ _NODES = 1 << 14
 class FlowMatching:
     """Conditional flow matching: regress the field on the path's velocity (Lipman et al. 2023, equation 9).
 
+    Attributes
+    ----------
+    path, time, weight, coupling
+        What the velocity is the derivative along, which times are drawn, what the loss is multiplied by there, and
+        which noise belongs to which cell.
+    numbers
+        The columns of conditions that hold numbers; others hold codes. Only a coupling with a penalty asks.
+
     Raises
     ------
     InputError
@@ -34,6 +42,7 @@ class FlowMatching:
     time: times.Time = field(default_factory=times.Stratified)
     weight: weights.Weight = field(default_factory=weights.Uniform)
     coupling: couplings.Coupling = field(default_factory=couplings.Independent)
+    numbers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self._mean) and self._mean > 0):
@@ -60,9 +69,10 @@ class FlowMatching:
     ) -> tuple[Tensor, Tensor]:
         """What `loss` is the mean of: the loss of every cell, and the time it was drawn at, each ``[n]``.
 
-        `condition` is what the field is told, `group` what it is not told and cells are paired within as well.
+        `condition` is what the field is told, `group` what it is not told and cells are paired within as well. Cells
+        that the coupling leaves out are not among them.
         """
-        x1 = self.paired(x0, x1, condition, rng=rng, group=group)
+        x0, x1, condition = self.paired(x0, x1, condition, rng=rng, group=group)
         t = self.draw_times(len(x0), rng=rng)
         return self.losses(field, x0, x1, t, condition), t
 
@@ -74,11 +84,31 @@ class FlowMatching:
         *,
         rng: torch.Generator,
         group: Tensor | None = None,
-    ) -> Tensor:
-        """The noise `x1` in the order of the cells `x0` that the coupling gives it to, within equal conditions."""
-        codes = couplings.groups_of(condition, group) if self.coupling.by_group else None
-        order = self.coupling.pair(x0, x1, codes, rng=rng)
-        return x1 if order is None else x1[order]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cells, what the coupling gives to each within equal conditions and groups, and the cells' conditions.
+
+        Cells that the coupling leaves out are gone from all three; the others keep their order.
+        """
+        order = self.coupling.pair(*self._asked(x0, x1, condition, group), rng=rng)
+        if order is None:
+            return x0, x1, condition
+        kept = order >= 0
+        if not bool(kept.all()):
+            x0, order = x0[kept], order[kept]
+            condition = None if condition is None else condition[kept]
+        return x0, x1[order], condition
+
+    def _asked(
+        self, x0: Tensor, x1: Tensor, condition: Tensor | None, group: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the coupling is to pair: cells and noise, beside them the numbers that have a price, and groups."""
+        if not self.coupling.by_group:
+            return x0, x1, None
+        if self.coupling.penalty is None or condition is None or not self.numbers:
+            return x0, x1, couplings.groups_of(condition, group)
+        told, place = couplings.priced(condition, self.numbers, self.coupling.penalty)
+        x0, x1 = (torch.cat([x.flatten(1), place], 1) for x in (x0, x1))
+        return x0, x1, couplings.groups_of(told, group)
 
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The weighted loss of every cell, ``[n]``: the squared error of the velocity, averaged over coordinates."""

@@ -24,6 +24,7 @@ __all__ = [
     "batch_size_of",
     "check_groups",
     "for_groups",
+    "knowing",
     "noise_of",
     "objective_of",
     "precision_of",
@@ -41,6 +42,7 @@ _FEWEST = 20
 _SHARE = 0.1
 _MOST_STEPS = 480
 """Of a training that is stopped on groups: the best number was below 200 wherever it was measured."""
+_UNEVEN = (matching.couplings.Unbalanced, matching.couplings.Partial)
 
 
 def objective_of(path: Any, time: Any, weight: Any, coupling: Any, *, carrying: bool = False) -> matching.FlowMatching:
@@ -101,7 +103,20 @@ def check_groups(noise: str | matching.noises.Noise, conditions: Conditions) -> 
         )
 
 
-def warn_of(recipe: Recipe, run: Run) -> None:
+def knowing(recipe: Recipe, conditions: Conditions) -> Recipe:
+    """The recipe, whose objective knows which conditions are numbers; raise where a price needs one and none is."""
+    coupling = recipe.objective.coupling
+    numbers = tuple(i for i, cardinality in enumerate(conditions.cardinalities) if not cardinality)
+    if coupling.penalty is not None and not numbers:
+        found = f"those given have none ({listed(conditions.names)})" if len(conditions) else "none was given"
+        raise InputError(
+            f"coupling={coupling!r} has a price on the difference of conditions that are numbers; {found}. Give one, "
+            "such as condition='dose', or leave penalty out."
+        )
+    return replace(recipe, objective=replace(recipe.objective, numbers=numbers))
+
+
+def warn_of(recipe: Recipe, run: Run, *, carrying: bool = False) -> None:
     """The guide's don'ts, before any time is spent."""
     size = run.batch_size * recipe.optimisation.accumulate
     if size < _SMALL_BATCH and run.batch_size < len(run.train):
@@ -114,6 +129,13 @@ def warn_of(recipe: Recipe, run: Run) -> None:
         warnings.warn(
             "Without a weight average cells are drawn with the weights of a single step, which are noisy. Use "
             "average='ramp'.",
+            stacklevel=3,
+        )
+    if not carrying and isinstance(recipe.objective.coupling, _UNEVEN):
+        warnings.warn(
+            f"coupling={recipe.objective.coupling!r} does not use a noise evenly, and cells are drawn from all of it: "
+            "another law than the cells' is learnt. It is meant for a source of cells (source=...). Use "
+            "coupling='optimal' or 'entropic' with a noise.",
             stacklevel=3,
         )
 

@@ -22,6 +22,7 @@ from scflow.tl._recipe import (
     batch_size_of,
     check_groups,
     for_groups,
+    knowing,
     noise_of,
     objective_of,
     precision_of,
@@ -106,9 +107,10 @@ def train(
         categorical conditions, drawn towards the whole where cells are few). Time: ``"stratified"``, ``"uniform"``,
         ``"importance"`` (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends).
         Weight of the loss on velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data)
-        or ``"endpoint_noise"``. Coupling of cells and noise in a batch: ``"independent"`` (``"auto"``), or
-        ``"optimal"`` (optimal transport among the cells of equal conditions: straighter ways, drawn in fewer steps;
-        ``"auto"`` for a source of cells).
+        or ``"endpoint_noise"``. Coupling of cells and noise, or cells of the source, in a batch, among those of equal
+        conditions: ``"independent"`` (``"auto"``), ``"optimal"`` (optimal transport: straighter ways, drawn in fewer
+        steps; ``"auto"`` for a source of cells), ``"entropic"`` (pairs near to those), or, for a source of cells,
+        ``"unbalanced"`` (some have more descendants than others) and ``"partial"`` (the dearest tenth is left out).
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
@@ -211,6 +213,7 @@ def train(
         callbacks=tuple(callbacks),
     )
     check_groups(recipe.noise, task.conditions)
+    recipe = knowing(recipe, task.conditions)
     recipe = for_groups(recipe, validation, task.roles, usual_steps=steps is None)
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
     check_field(kind, settings, dim, task.conditions.cardinalities)
@@ -220,7 +223,7 @@ def train(
         prepared |= task.facts
         of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
-    warn_of(recipe, run)
+    warn_of(recipe, run, carrying=task.roles is not None)
     with half_the_cores():
         flow = _learn(adata, task, layer, use_rep, recipe, run, key_added)
     _leave(adata, flow, key_added)

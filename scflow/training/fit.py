@@ -188,15 +188,16 @@ def _fixed_validation(
 ) -> Callable[[], float]:
     """The loss of the validation cells at times and noises that stay the same, so that looks can be compared.
 
-    They are paired as in training, in batches of as many cells: another coupling has another best field.
+    They are paired as in training, in batches of as many cells: another coupling has another best field. Cells that it
+    leaves out are not looked at.
     """
     rng = run.generator(4)
     times = max(1, most // len(run.validation))
     rows = run.validation[:most].repeat(times)
     x0, x1, c, group = pairs.fixed(rows, rng=rng)
     batches = zip(_batches(x0, x1, c, size=run.batch_size), _pieces(group, len(rows), run.batch_size), strict=True)
-    x1 = torch.cat([objective.paired(*batch, rng=rng, group=some) for batch, some in batches])
-    t = objective.draw_times(len(rows), rng=rng)
+    x0, x1, c = _together([objective.paired(*batch, rng=rng, group=some) for batch, some in batches])
+    t = objective.draw_times(len(x0), rng=rng)
 
     def validate() -> float:
         parts = zip(_batches(x0, x1, c, size=512), torch.split(t, 512), strict=True)
@@ -211,6 +212,13 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Cells, noises and conditions, `size` at a time."""
     return zip(torch.split(x0, size), torch.split(x1, size), _pieces(condition, len(x0), size), strict=True)
+
+
+def _together(batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Cells, noises and conditions of all batches."""
+    x0, x1 = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))  # type: ignore[misc]
+    told = [c for _, _, c in batches if c is not None]
+    return x0, x1, torch.cat(told) if told else None
 
 
 def _pieces(values: Tensor | None, n: int, size: int) -> Sequence[Tensor | None]:
