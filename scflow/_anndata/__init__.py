@@ -11,7 +11,9 @@ from scflow._anndata._results import (
     new_cells,
     read_flow,
     read_preprocessing,
+    write_code,
     write_flow,
+    write_log_prob,
     write_preprocessing,
     write_table,
 )
@@ -33,7 +35,9 @@ __all__ = [
     "read_preprocessing",
     "read_scores",
     "read_units",
+    "write_code",
     "write_flow",
+    "write_log_prob",
     "write_preprocessing",
     "write_table",
 ]

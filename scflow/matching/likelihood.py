@@ -1,10 +1,11 @@
 r"""The log-density of what a flow draws, by the change of variables along its way from data to noise.
 
 A state that moves with the velocity v has a density that changes as
-:math:`\frac{d}{dt} \log p_t(x_t) = -\nabla \cdot v(x_t, t)` (Chen et al. 2018, theorem 1). So a cell that goes from t = 0
-to the noise has :math:`\log p_0(x_0) = \log p_1(x_1) + \int_0^1 \nabla \cdot v(x_t, t)\, dt`. State and integral are
-solved together. The divergence, the trace of the velocity's Jacobian J, is exact by one product with J a coordinate, or
-estimated as the mean of :math:`e^\top J e` over random signs e (Hutchinson 1989; Grathwohl et al. 2019, equation 7).
+:math:`\frac{d}{dt} \log p_t(x_t) = -\nabla \cdot v(x_t, t)` (Chen et al. 2018, theorem 1). So a cell that goes from
+t = 0 to the noise has :math:`\log p_0(x_0) = \log p_1(x_1) + \int_0^1 \nabla \cdot v(x_t, t)\, dt`. State and integral
+are solved together. The divergence, the trace of the velocity's Jacobian J, is exact by one product with J a
+coordinate, or estimated as the mean of :math:`e^\top J e` over random signs e (Hutchinson 1989; Grathwohl et al. 2019,
+equation 7).
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ class LogProb(NamedTuple):
 
 
 def random_signs(probes: int, like: Tensor, *, rng: torch.Generator) -> Tensor:
-    """Signs +1 and -1 with even chances (Rademacher), ``[probes, *like.shape]``: of all probes with independent
-    coordinates those with the least variance."""
+    """Signs +1 and -1 with even chances (Rademacher), ``[probes, *like.shape]``.
+
+    Of all probes with independent coordinates of variance 1 they give the estimate that varies least.
+    """
     drawn = torch.randint(0, 2, (probes, *like.shape), generator=rng, device=rng.device)
     return (2 * drawn - 1).to(like)
 

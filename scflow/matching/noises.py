@@ -46,8 +46,8 @@ class Noise(ABC):
             Where the law has none.
         """
         raise InputError(
-            f"A {type(self).__name__} noise has no density (has_density is {self.has_density}). Train with "
-            "noise='gaussian' or noise='matched_variance' for one."
+            f"A {type(self).__name__} noise has no density (has_density is {self.has_density}), and neither have the "
+            "cells of a flow that was trained with it. Train with noise='gaussian' or noise='matched_variance' for one."
         )
 
 
