@@ -23,7 +23,7 @@ from scflow.flow import _storage
 from scflow.flow._between import End, Line, between
 from scflow.flow._codes import Code, Density, densities, encoded
 from scflow.flow._sampling import Drawn, Sampling, draw
-from scflow.matching import Bare, FlowMap, Preconditioned, noises, paths, solvers
+from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths, solvers
 from scflow.matching.names import SOLVERS
 
 __all__ = ["Flow"]
@@ -63,7 +63,7 @@ class Flow:
         take as much room as the field; ``dataclasses.replace(flow, raw=None)`` leaves them out.
     """
 
-    field: Preconditioned | Bare | FlowMap
+    field: Preconditioned | Displaced | Bare | FlowMap
     codec: Codec
     path: paths.Path
     noise: noises.Noise
