@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scflow._anndata._annotations import match_genes, obs_column, read_conditions, read_embedding
-from scflow._anndata._carried import read_cells, rows_in_time, write_carried, write_velocity
+from scflow._anndata._carried import rows_in_time, write_carried, write_velocity
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._joined import Matrices, joined, read_units
@@ -29,7 +29,6 @@ __all__ = [
     "match_genes",
     "new_cells",
     "obs_column",
-    "read_cells",
     "read_conditions",
     "read_counts",
     "read_embedding",

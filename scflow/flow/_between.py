@@ -185,8 +185,7 @@ def _followed(
         for batch in batches(len(noise), how):
             start, mine = noise.to(how.device)[batch.rows] * way.scale, blend[batch.rows]
             state = how.solver.integrate(mine.velocity(way, same=same), start, way.times(up=False))
-            places = torch.split(torch.arange(len(state), device=how.device), TILE)
-            tiles = zip(batch.tiles, places, strict=True)
+            tiles = batch.parts(torch.arange(len(state), device=how.device))
             x = torch.cat([mine[rows].decoded(state[rows], how, tile, same=same) for tile, rows in tiles])
             shown = state if flow.codec.has_counts else x
             yield x[: len(batch)].cpu().numpy(), shown[: len(batch)].cpu().numpy()

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor
 
-from scflow.flow._following import Batch, Way, batches, check_velocity, moved
+from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity, moved
 from scflow.flow._sampling import TILE, Sampling, generator
 from scflow.matching.likelihood import log_prob, random_signs
-from scflow.training.batches import Cells, Coordinates
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
 __all__ = ["Code", "Density", "densities", "encoded"]
 
-Given = sparse.csr_matrix | NDArray[Any]
-"""Counts, or dense states."""
 _PROBES = 3
 """The stream of random numbers that probes are drawn from: drawing cells has 0 to 2."""
 
@@ -59,43 +55,16 @@ class Density:
     se: NDArray[np.float64] | None
 
 
-@dataclass(frozen=True)
-class _States:
-    """Where the states of a batch come from: counts, a user's coordinates, or states that are there already."""
-
-    flow: Flow
-    cells: Cells | Coordinates
-    condition: Tensor | None
-
-    @classmethod
-    def of(cls, flow: Flow, cells: Given, condition: Tensor | None, device: torch.device) -> _States:
-        there = Cells(cells, device) if sparse.issparse(cells) else Coordinates(cells, device)
-        return cls(flow, there, None if condition is None else condition.to(device))
-
-    def conditions(self, batch: Batch) -> Tensor | None:
-        return None if self.condition is None else self.condition[batch.rows]
-
-    def shown(self, batch: Batch, state: Tensor) -> Tensor:
-        """The states as `.obsm` has them; in an embedding the user's coordinates as they were given."""
-        return state if self.flow.codec.has_counts else self.cells.dense(batch.rows)
-
-    def __call__(self, batch: Batch) -> Tensor:
-        x = self.cells.dense(batch.rows)
-        if isinstance(self.cells, Coordinates) and self.flow.codec.has_counts:
-            return x
-        return self.flow.codec.mean_state(x, self.conditions(batch))
-
-
 def encoded(flow: Flow, cells: Given, condition: Tensor | None, sampling: Sampling) -> Code:
     """Follow the flow from cells to noise: see :meth:`scflow.flow.Flow.encode`."""
     check_velocity(sampling)
     way, states, noises = Way.of(flow, sampling), [], []
     with torch.no_grad(), moved(flow, sampling.device):
-        source, times = _States.of(flow, cells, condition, sampling.device), way.times(up=True)
-        for batch in batches(len(source.cells), sampling):
-            x = source(batch)
-            end = sampling.solver.integrate(way.velocity(source.conditions(batch)), x, times) / way.scale
-            states.append(source.shown(batch, x)[: len(batch)].cpu().numpy())
+        origin, times = Origin.of(flow, cells, condition, sampling.device), way.times(up=True)
+        for batch in batches(len(origin.cells), sampling):
+            x = origin.mean(batch)
+            end = sampling.solver.integrate(way.velocity(origin.conditions(batch)), x, times) / way.scale
+            states.append(origin.shown(batch, x)[: len(batch)].cpu().numpy())
             noises.append(end[: len(batch)].cpu().numpy())
     return Code(np.concatenate(states), np.concatenate(noises))
 
@@ -106,11 +75,11 @@ def densities(flow: Flow, cells: Given, condition: Tensor | None, sampling: Samp
     flow.noise.log_prob(torch.zeros(1, flow.codec.dim))  # raises where there is none
     way, values, errors = Way.of(flow, sampling), [], []
     with torch.no_grad(), moved(flow, sampling.device):
-        source, times = _States.of(flow, cells, condition, sampling.device), way.times(up=True)
-        for batch in batches(len(source.cells), sampling):
-            x = source(batch)
+        origin, times = Origin.of(flow, cells, condition, sampling.device), way.times(up=True)
+        for batch in batches(len(origin.cells), sampling):
+            x = origin.mean(batch)
             signs = None if probes is None else _signs(batch, x, probes, sampling)
-            velocity = way.velocity(source.conditions(batch))
+            velocity = way.velocity(origin.conditions(batch))
             found = log_prob(velocity, x, flow.noise, times, solver=sampling.solver, scale=way.scale, probes=signs)
             values.append(found.value[: len(batch)].cpu())
             if found.se is not None:
