@@ -15,14 +15,14 @@ from scflow.errors import InputError
 from scflow.flow import Flow, Sampling
 from scflow.flow._following import check_velocity
 from scflow.matching import guidance as guiding
-from scflow.matching import solvers
+from scflow.matching import noises, solvers
 from scflow.matching.names import SOLVERS, chosen, named
 from scflow.tl._options import device_of, whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["cells_of", "codes_of", "flow_of", "sampling_of", "solver_facts"]
+__all__ = ["cells_of", "check_noise", "codes_of", "flow_of", "sampling_of", "solver_facts"]
 
 
 def flow_of(flow: Flow | AnnData | None, adata: AnnData, slot: str) -> Flow:
@@ -32,6 +32,15 @@ def flow_of(flow: Flow | AnnData | None, adata: AnnData, slot: str) -> Flow:
     if flow is None:
         return Flow.from_content(_anndata.read_flow(adata, slot))
     return Flow.from_content(_anndata.read_flow(flow, slot, name="flow"))
+
+
+def check_noise(flow: Flow) -> None:
+    """Raise where a flow has no noise that cells could be followed to."""
+    if isinstance(flow.noise, noises.Population):
+        raise InputError(
+            "This flow starts from cells of a source population, and not from noise: cells have no code under it. "
+            "Train one from noise, scflow.tl.train(adata) without source=, or carry cells: scflow.tl.transport."
+        )
 
 
 def cells_of(

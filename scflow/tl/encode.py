@@ -9,7 +9,7 @@ from scflow import _anndata
 from scflow.flow import Flow
 from scflow.matching import guidance as guiding
 from scflow.matching import solvers
-from scflow.tl._following import cells_of, codes_of, flow_of, sampling_of
+from scflow.tl._following import cells_of, check_noise, codes_of, flow_of, sampling_of
 from scflow.tl._options import half_the_cores
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def encode(
     device: str = "auto",
     progress: bool = True,
     key_added: str = "scflow",
-) -> None:
+    copy: bool = False,
+) -> AnnData | None:
     """Follow cells along the flow, from the data to the noise that it would draw them from.
 
     Each cell has one such code. Drawn from it, under the same conditions, the flow gives the cell's state back, up to
@@ -70,17 +71,20 @@ def encode(
         Show a progress bar.
     key_added
         The slots' name; and, where it is not given itself, the slot that the flow is in.
+    copy
+        Return a copy with the results, and leave `adata` as it is.
 
     Returns
     -------
-    None
-        `adata` gets `.obsm["X_scflow"]`, the states (in an embedding the coordinates as they are), and
+    AnnData or None
+        Sets `.obsm["X_scflow"]`, the states (in an embedding the coordinates as they are), and
         `.obsm["X_scflow_noise"]`, their noise; each `[n_cells, n_dimensions]`, float32.
 
     Raises
     ------
     InputError
-        Where genes or conditions are missing, or a category is unknown; nothing has been changed then.
+        Where the flow starts from cells and not from noise, genes or conditions are missing, or a category is unknown;
+        nothing has been changed then.
 
     Examples
     --------
@@ -93,10 +97,13 @@ def encode(
     """
     _anndata.checked(adata)
     found = flow_of(flow, adata, key_added)
+    check_noise(found)
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress}
     sampling = sampling_of(found, solver=solver, steps=steps, evaluations=_EVALUATIONS, guidance=guidance, **options)
     codes = codes_of(found, adata, condition)
     cells = cells_of(found, adata, layer, use_rep=use_rep)
     with half_the_cores():
         code = found.encode(cells, codes, sampling)
+    adata = adata.copy() if copy else adata
     _anndata.write_code(adata, code.state, code.noise, key_added)
+    return adata if copy else None

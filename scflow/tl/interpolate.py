@@ -19,7 +19,7 @@ from scflow.flow import Flow, Sampling
 from scflow.flow._between import End, Line, drawn_noise
 from scflow.matching import guidance as guiding
 from scflow.matching import solvers
-from scflow.tl._following import cells_of, codes_of, flow_of, sampling_of, solver_facts
+from scflow.tl._following import cells_of, check_noise, codes_of, flow_of, sampling_of, solver_facts
 from scflow.tl._options import half_the_cores, whole
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def interpolate(
     Raises
     ------
     InputError
-        Where `a` or `b` is something else, or they are of different lengths; where genes or conditions are missing, or
-        a category is unknown.
+        Where the flow starts from cells and not from noise; where `a` or `b` is something else, or they are of
+        different lengths; where genes or conditions are missing, or a category is unknown.
 
     Examples
     --------
@@ -113,6 +113,7 @@ def interpolate(
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
     flow = flow_or_adata if isinstance(flow_or_adata, Flow) else flow_of(None, flow_or_adata, key_added)
+    check_noise(flow)
     number = whole(n, "n", least=2)
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "seed": seed, "progress": progress}
     sampling = sampling_of(flow, solver=solver, steps=steps, evaluations=_EVALUATIONS, guidance=guidance, **options)

@@ -40,7 +40,8 @@ def log_prob(
     seed: int = 0,
     progress: bool = True,
     key_added: str = "scflow",
-) -> None:
+    copy: bool = False,
+) -> AnnData | None:
     """Write the log-density that cells have under the flow, given their conditions: low for cells that are odd.
 
     It is the density of a cell's *state* in the flow's space, in nats, and not the probability of its counts: of the
@@ -84,11 +85,13 @@ def log_prob(
         Show a progress bar.
     key_added
         The slots' name; and, where it is not given itself, the slot that the flow is in.
+    copy
+        Return a copy with the results, and leave `adata` as it is.
 
     Returns
     -------
-    None
-        `adata` gets `.obs["scflow_log_prob"]`, in nats; `.obs["scflow_log_prob_se"]`, its standard error over the
+    AnnData or None
+        Sets `.obs["scflow_log_prob"]`, in nats; `.obs["scflow_log_prob_se"]`, its standard error over the
         probes, where it is estimated (where it is exact, the column of an earlier call is dropped); and
         `.uns["scflow_log_prob"]`, how it was computed.
 
@@ -117,7 +120,9 @@ def log_prob(
     with half_the_cores():
         density = found.log_prob(cells, codes, sampling, probes=drawn)
     facts = _facts(found, sampling, drawn, use_rep, condition)
+    adata = adata.copy() if copy else adata
     _anndata.write_log_prob(adata, density.value, density.se, facts, key_added)
+    return adata if copy else None
 
 
 def _probes(flow: Flow, exact: bool | str, probes: int) -> int | None:
