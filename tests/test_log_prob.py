@@ -250,10 +250,10 @@ def test_cells_that_do_not_suit_the_flow(clusters: Exact, typed: tuple[AnnData, 
     with pytest.raises(InputError, match="adata lacks 5 of 60 genes"):
         scflow.tl.log_prob(typed[0][:, 5:].copy(), typed[1])
     adata = clusters.draw(20)
-    with pytest.raises(InputError, match="adata.obs has no column 'cluster'"):
+    with pytest.raises(InputError, match=r"adata\.obs has no column 'cluster'"):
         scflow.tl.log_prob(AnnData(obsm=dict(adata.obsm)), clusters.flow)
     adata.obsm["X_e"][4, 0] = np.nan
     with pytest.raises(InputError, match=r"NaN or infinite values in 1 of 20 cells \(first: 'c4'\)"):
         scflow.tl.log_prob(adata, clusters.flow)
-    with pytest.raises(InputError, match="adata.uns has no flow 'scflow'"):
+    with pytest.raises(InputError, match=r"adata\.uns has no flow 'scflow'"):
         scflow.tl.log_prob(simulated)

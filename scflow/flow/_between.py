@@ -68,18 +68,19 @@ class Line:
 def slerp(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
     r"""Spherical interpolation of rows ``[n, dim]``, at the shares ``[n]`` of the way (Shoemake 1985; White 2016).
 
-    With the angle :math:`\theta` between two rows a and b it is
-    :math:`(\sin((1 - s) \theta)\, a + \sin(s \theta)\, b) / \sin \theta`: between normal draws it keeps the length that
-    normal draws have, and a straight line would not. Where the rows point the same way or against each other it is the
-    straight line.
+    With the angle :math:`\theta` between two rows of the directions u and v, the direction on the way is
+    :math:`(\sin((1 - s) \theta)\, u + \sin(s \theta)\, v) / \sin \theta`, and the length goes over evenly: between
+    normal draws it is the length that normal draws have, and on a straight line it would not be. (Taken of the rows
+    themselves, with their lengths, the formula goes far astray where two of different length point against each other.)
+    Where the rows point the same way or exactly against each other, it is the straight line.
     """
     a, b, s = one.double(), other.double(), share.double()[:, None]
-    cosine = (a * b).sum(1, keepdim=True) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)[:, None]
-    angle = cosine.clamp(-1, 1).acos()
+    long_a, long_b = (x.norm(dim=1, keepdim=True) for x in (a, b))
+    u, v = a / long_a.clamp_min(1e-12), b / long_b.clamp_min(1e-12)
+    angle = (u * v).sum(1, keepdim=True).clamp(-1, 1).acos()
     flat = angle.sin() < 1e-6
-    sine = torch.where(flat, 1, angle.sin())
-    round_ = (((1 - s) * angle).sin() * a + (s * angle).sin() * b) / sine
-    return torch.where(flat, (1 - s) * a + s * b, round_).to(one.dtype)
+    way = (((1 - s) * angle).sin() * u + (s * angle).sin() * v) / torch.where(flat, 1, angle.sin())
+    return torch.where(flat, torch.lerp(a, b, s), way * torch.lerp(long_a, long_b, s)).to(one.dtype)
 
 
 def drawn_noise(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Tensor:

@@ -284,7 +284,7 @@ class Population(Noise):
     def log_prob(self, x: Tensor) -> Tensor:
         """Raise: nobody knows the density of cells."""
         raise InputError(
-            "This flow starts from cells of a source population, whose density is not known, and neither is that of the "
-            "cells that it carries them to. Train one from noise: scflow.tl.train(adata, noise='gaussian'), without "
-            "source=."
+            "This flow starts from cells of a source population, whose density is not known, and neither is that of "
+            "the cells that it carries them to. Train one from noise: scflow.tl.train(adata, noise='gaussian'), "
+            "without source=."
         )

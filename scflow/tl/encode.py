@@ -39,8 +39,11 @@ def encode(
     """Follow cells along the flow, from the data to the noise that it would draw them from.
 
     Each cell has one such code. Drawn from it, under the same conditions, the flow gives the cell's state back, up to
-    the solver's error. What the flow knows of a cell by its conditions is not in the code: cells of all types lie about
-    one normal law. Nothing is random, and the batch size changes nothing.
+    the solver's error: in an embedding that is the cell. Counts are drawn around a state, and come back in distribution
+    only: as many molecules as the cell had, of the genes that it had, and not the same counts. What the flow knows of a
+    cell by its conditions is not in the code: cells of all types lie about one normal law. (Not about a masked one,
+    ``noise="sparse"`` or ``"dropout"``, whose zeros no continuous way leads to exactly.) Nothing is random, and the
+    batch size changes nothing.
 
     The state of a real cell is its mean one. In count space, where training draws from what a code might be given the
     counts, that is the posterior mean; in quantile space it is the middle of each count's step; elsewhere counts have

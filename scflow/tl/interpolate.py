@@ -50,7 +50,8 @@ def interpolate(
     """Draw cells along ways that begin at `a` and end at `b`: cells, or conditions such as types.
 
     Every cell of a way is one that the flow can draw. Cells are followed back to their noise, and noises are
-    interpolated on a sphere, so that what is between two of them is as normal as they are. Where categories differ, one
+    interpolated on a sphere, so that what is between two of them is as normal as they are: where a straight line
+    between two states would leave the cells, the way stays among them. Where categories differ, one
     end's velocity goes over into the other's: at the share s of the way it is ``(1 - s) v_a + s v_b``, which leans to
     states that are likely under both; in count space the categories' effects on counts go over likewise. Numbers, such
     as a dose, are interpolated themselves. It is a way that the model has, and none that cells need take: no time, no
