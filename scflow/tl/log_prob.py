@@ -50,10 +50,11 @@ def log_prob(
     between flows of different spaces. In count space mean codes are less spread than codes are drawn, and real cells
     score higher than the states of generated ones: set real cells beside real cells.
 
-    Odd cells are those of the lowest density: sort by it. Damaged and foreign cells are low under any condition; a flow
-    that was trained on them, too, has learnt some of them, so where there are many, train on others. A cell whose label
-    is wrong is found best by comparing labels: call with ``condition={"cell_type": "B"}`` for each type in turn, and
-    look for cells that are likelier under another than under their own.
+    Odd cells are those of the lowest density: sort by it. Give the flow labels for that: an odd cell has a code that
+    other cells may have, too, but seldom those of its label. Cells that were trained on are known to the flow, so cells
+    that it has not seen are found better. A wrong label is told best by comparing labels: call with
+    ``condition={"cell_type": "B"}`` for each type in turn, and look for cells that are likelier under another type than
+    under their own.
 
     Each cell is followed from the data to the noise, where the density is known, and what the flow did to its volume on
     the way is added up (:mod:`scflow.matching.likelihood`). In few dimensions that is exact but for the solver. In many

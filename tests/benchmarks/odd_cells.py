@@ -97,7 +97,7 @@ def log_prob(flow: Flow, cells: AnnData, condition: dict[str, str | None]) -> ND
 
 
 def distances(train: AnnData, cells: AnnData) -> Scores:
-    """Minus the mean distance to the nearest training cells in principal components, the plain way to find odd cells."""
+    """Minus the mean distance to the nearest training cells in components: the plain way to find odd cells."""
     from sklearn.neighbors import NearestNeighbors
 
     space = Space.fit(counts_of(train))
