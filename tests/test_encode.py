@@ -213,3 +213,14 @@ def test_a_flow_between_populations_has_no_codes(clusters: Exact) -> None:
         scflow.tl.interpolate(flow, adata, adata)
     with pytest.raises(InputError, match=r"density is not known.*scflow.tl.train\(adata, noise='gaussian'\)"):
         scflow.tl.log_prob(adata, flow)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_mean_state_is_the_mean_of_what_is_drawn(flows: tuple[AnnData, Callable[[str], Flow]], space: str) -> None:
+    codec, rng = flows[1](space).codec, torch.Generator().manual_seed(0)
+    counts = torch.from_numpy(flows[0].X[:5].toarray()).float()
+    condition = torch.tensor([[0.0], [1], [0], [1], [torch.nan]])
+    drawn = torch.stack([codec.encode(counts, condition, rng=rng) for _ in range(2000)])
+    error = drawn.std(0) / 2000**0.5
+    z = (codec.mean_state(counts, condition) - drawn.mean(0)) / error.clamp_min(1e-5)
+    assert float(z.abs().max()) < 5
