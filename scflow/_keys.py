@@ -10,8 +10,11 @@ __all__ = [
     "DROPOUT",
     "FLOW",
     "LOG_PROB",
+    "LOG_PROB_SE",
     "MEAN",
     "NOISE",
+    "PAIR",
+    "POSITION",
     "PP",
     "SCORE",
     "SD",
@@ -39,9 +42,12 @@ class Slots:
     standardized
         `.layers`: standardised expression, dense, only where asked for.
     state, noise
-        `.obsm`: the state that the flow drew, and the noise it started from.
-    log_prob
-        `.obs`: log-likelihood.
+        `.obsm`: the state that the flow drew, and the noise it started from; of a real cell, the state that the flow
+        sees of it, and the noise that it comes from.
+    log_prob, log_prob_se
+        `.obs`: log-density of the state, and its standard error where that was estimated; `.uns` of the first: how.
+    position, pair
+        `.obs`: where a cell is on a way from one cell or condition to another, and which way that is.
     score
         `.uns`: the table of scores.
     steps
@@ -69,6 +75,9 @@ class Slots:
     state: str
     noise: str
     log_prob: str
+    log_prob_se: str
+    position: str
+    pair: str
     score: str
     steps: str
     synthetic: str
@@ -100,6 +109,9 @@ def slots(key_added: str = "scflow") -> Slots:
         state=f"X_{key_added}",
         noise=f"X_{key_added}_noise",
         log_prob=f"{key_added}_log_prob",
+        log_prob_se=f"{key_added}_log_prob_se",
+        position=f"{key_added}_position",
+        pair=f"{key_added}_pair",
         score=f"{key_added}_score",
         steps=f"{key_added}_steps",
         synthetic=f"{key_added}_synthetic",
@@ -122,6 +134,9 @@ STANDARDIZED = slots().standardized
 STATE = slots().state
 NOISE = slots().noise
 LOG_PROB = slots().log_prob
+LOG_PROB_SE = slots().log_prob_se
+POSITION = slots().position
+PAIR = slots().pair
 SCORE = slots().score
 STEPS = slots().steps
 SYNTHETIC = slots().synthetic

@@ -536,6 +536,31 @@ def test_guidance_runs(
     assert "guidance 2 in (0.2, 0.8)" in capsys.readouterr().out
 
 
+def test_odd_cells_are_odd_as_they_say(script: Callable[[str], ModuleType], pbmc: AnnData) -> None:
+    odd, quality = script("odd_cells"), script("quality")
+    train, _ = quality.prepare(pbmc, seed=0, n_genes=100)
+    cells, kind = odd.planted(train, np.random.default_rng(0))
+    before, after = train.X.toarray(), cells.X.toarray()
+    relabelled = quality.types(cells) != quality.types(train)
+    np.testing.assert_array_equal(relabelled, kind == "wrong label")
+    as_they_were = (kind == "") | relabelled
+    np.testing.assert_array_equal(before[as_they_were], after[as_they_were])
+    dealt, mean = kind == "counts of random genes", kind == "mean profile"
+    np.testing.assert_array_equal(np.sort(before[dealt], axis=1), np.sort(after[dealt], axis=1))
+    np.testing.assert_array_equal(before[mean].sum(1), after[mean].sum(1))
+    assert {k: (kind == k).sum() for k in odd.KINDS} == dict.fromkeys(odd.KINDS, 7)
+    found = odd.distances(cells, cells)["neighbours in components"]
+    assert odd.auc(found, kind, "counts of random genes") > 0.9
+    assert odd.auc(np.where(kind == "doublet", -1.0, 0.0), kind, "doublet") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_flows")
+def test_odd_cells_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("odd_cells").main(["--steps", "20"]) == 0
+    assert "own label less best other" in capsys.readouterr().out
+
+
 @pytest.fixture
 def task(script: Callable[[str], ModuleType], simulated: AnnData) -> Any:
     """Six cells of a type, which are to become twenty."""

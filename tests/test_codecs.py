@@ -16,7 +16,7 @@ from torch import Tensor
 from scflow.codecs import PCA, Calibration, Codec, Counts, Embedding, Quantile, Standardized, gene_statistics
 from scflow.codecs.base import LibrarySize, branch, design, design_width
 from scflow.codecs.calibration import group_codes
-from scflow.codecs.counts import negative_binomial_nll, thinned
+from scflow.codecs.molecules import negative_binomial_nll, thinned
 from scflow.codecs.pca import dense_chunks
 from scflow.codecs.standardized import whole
 from scflow.codecs.statistics import library_sizes, standardized

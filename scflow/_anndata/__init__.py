@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scflow._anndata._annotations import match_genes, obs_column, read_conditions, read_embedding
-from scflow._anndata._carried import read_cells, rows_in_time, write_carried, write_velocity
+from scflow._anndata._carried import rows_in_time, write_carried, write_velocity
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._joined import Matrices, joined, read_units
@@ -12,7 +12,9 @@ from scflow._anndata._results import (
     new_cells,
     read_flow,
     read_preprocessing,
+    write_code,
     write_flow,
+    write_log_prob,
     write_preprocessing,
     write_table,
 )
@@ -27,7 +29,6 @@ __all__ = [
     "match_genes",
     "new_cells",
     "obs_column",
-    "read_cells",
     "read_conditions",
     "read_counts",
     "read_embedding",
@@ -37,7 +38,9 @@ __all__ = [
     "read_units",
     "rows_in_time",
     "write_carried",
+    "write_code",
     "write_flow",
+    "write_log_prob",
     "write_preprocessing",
     "write_table",
     "write_velocity",

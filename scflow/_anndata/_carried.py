@@ -1,4 +1,4 @@
-"""Cells that a flow carries: in, as their genes' counts or coordinates; and what became of them, out."""
+"""What became of cells that a flow carries, into an AnnData."""
 
 from __future__ import annotations
 
@@ -11,25 +11,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow import _keys
-from scflow._anndata._annotations import match_genes, read_embedding
-from scflow._anndata._counts import read_counts
+from scflow._anndata._annotations import match_genes
 from scflow._anndata._results import expression, storable, writing
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["read_cells", "rows_in_time", "write_carried", "write_velocity"]
-
-
-def read_cells(
-    adata: AnnData, genes: Sequence[str], use_rep: str | None, layer: str | None
-) -> sparse.csr_matrix | NDArray[np.float32]:
-    """What a flow needs of cells: counts of its `genes`, in their order by name, or coordinates in `.obsm[use_rep]`."""
-    if use_rep is not None:
-        return read_embedding(adata, use_rep)
-    counts = read_counts(adata, layer, for_training=False)
-    places = match_genes(adata, genes)
-    return counts if np.array_equal(places, np.arange(adata.n_vars)) else sparse.csr_matrix(counts[:, places])
+__all__ = ["rows_in_time", "write_carried", "write_velocity"]
 
 
 def write_carried(

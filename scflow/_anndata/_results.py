@@ -28,7 +28,9 @@ __all__ = [
     "read_flow",
     "read_preprocessing",
     "storable",
+    "write_code",
     "write_flow",
+    "write_log_prob",
     "write_preprocessing",
     "write_table",
     "writing",
@@ -74,6 +76,41 @@ def write_table(adata: AnnData, table: pd.DataFrame, key: str) -> None:
     """Leave a copy of a table in `.uns[key]`."""
     with writing():
         adata.uns[key] = table.copy()
+
+
+def write_code(adata: AnnData, state: NDArray[Any], noise: NDArray[Any], key_added: str = _keys.FLOW) -> None:
+    """Write `.obsm["X_scflow"]` and `["X_scflow_noise"]`, each `[n_cells, n_dimensions]`, by `key_added`."""
+    slot = _keys.slots(key_added)
+    with writing():
+        adata.obsm[slot.state] = np.asarray(state, dtype=np.float32)
+        adata.obsm[slot.noise] = np.asarray(noise, dtype=np.float32)
+
+
+def write_log_prob(
+    adata: AnnData,
+    value: NDArray[np.float64],
+    se: NDArray[np.float64] | None,
+    facts: Mapping[str, Any],
+    key_added: str = _keys.FLOW,
+) -> None:
+    """Write `.obs["scflow_log_prob"]`, `["scflow_log_prob_se"]` and `.uns["scflow_log_prob"]`, by `key_added`.
+
+    Parameters
+    ----------
+    value, se
+        Log-densities and their standard errors, `[n_cells]`. Without standard errors, the column that an earlier call
+        left is dropped: it would be of other values.
+    facts
+        How they were computed: strings, numbers, lists of strings.
+    """
+    slot = _keys.slots(key_added)
+    with writing():
+        adata.obs[slot.log_prob] = value
+        if se is not None:
+            adata.obs[slot.log_prob_se] = se
+        elif slot.log_prob_se in adata.obs:
+            del adata.obs[slot.log_prob_se]
+        adata.uns[slot.log_prob] = storable(facts)
 
 
 def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> dict[str, Any]:

@@ -55,13 +55,33 @@ class Codec(nn.Module, ABC):
         """Counts of cells that had `counts` ``[n, n_genes]`` in the states `before`, and are now in `after`.
 
         A codec that knows how its counts scatter changes those of each cell as little as it has to; others decode.
-        `condition` is that of where the cells go, and `way` the share of the way that they have behind them.
+        `condition` is that of the target, and `way` the share of the way to it between the two, negative going back.
         """
         return self.decode(after, condition, rng=rng)
 
     def rank(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Whole numbers ``[n, n_genes]`` that order cells as their counts should be ordered; counts unless finer."""
         return self.decode(state, condition, rng=rng)
+
+    def decode_between(
+        self, state: Tensor, ends: tuple[Tensor | None, Tensor | None], share: Tensor, *, rng: torch.Generator
+    ) -> Tensor:
+        """Counts of states `share` ``[n]`` of the way from one condition to another, both encoded.
+
+        Only a codec whose way back knows conditions has to say what lies between them.
+        """
+        return self.decode(state, ends[0], rng=rng)
+
+    def log_volume(self) -> float:
+        """Log of the volume that one unit of states' volume has in the user's own coordinates; 0 without such."""
+        return 0.0
+
+    def mean_state(self, counts: Tensor, condition: Tensor | None) -> Tensor:
+        """The mean ``[n, dim]`` of what `encode` draws, to stand for the cells where nothing is to be drawn.
+
+        A codec that draws nothing has it from any generator.
+        """
+        return self.encode(counts, condition, rng=torch.Generator(counts.device))
 
     def encode(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """States ``[n, dim]`` of the counts ``[n, n_genes]``."""

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from scflow.codecs.base import Codec, LibrarySize, Settings, branch, design, design_width
 from scflow.codecs.editing import edited
+from scflow.codecs.molecules import negative_binomial_nll, thinned
 from scflow.codecs.statistics import library_sizes
 from scflow.errors import InputError
 
-__all__ = ["Counts", "negative_binomial_nll"]
+__all__ = ["Counts"]
 
 _LEAST_DISPERSION = math.exp(-7.0)
 _BORROWED = 5.0
@@ -198,7 +199,10 @@ class Counts(Codec):
 
     def likelihood(self, code: Tensor, library: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Expected counts and dispersions, each ``[n, n_genes]``, from code, library coordinate and conditions."""
-        c = self.design(condition, code)
+        return self._likelihood(code, library, self.design(condition, code))
+
+    def _likelihood(self, code: Tensor, library: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, from the columns of the conditions."""
         slope = self.depth[0] + c @ self.depth[1:]
         logits = self.bias + code @ self.loadings + library * slope + c @ self.effects
         mean = torch.softmax(logits, dim=1) * self.library.decode(library)
@@ -234,18 +238,18 @@ class Counts(Codec):
         left = means - self.code_mean
         if not self.by_gene:
             self.code_shift.copy_(_shifts(left, self.design(condition, means)))
-        left = left - self._shift(condition, means)
+        left = left - self._shift(self.design(condition, means), means)
         self.code_sd.copy_((left.square().mean(0) + sds.square().mean(0)).sqrt().clamp_min(1e-6))
 
-    def _shift(self, condition: Tensor | None, like: Tensor) -> Tensor:
-        """What conditions shift the code by, ``[n, latent]``, in its own units."""
-        return like.new_zeros(1) if self.by_gene else self.design(condition, like) @ self.code_shift
+    def _shift(self, c: Tensor, like: Tensor) -> Tensor:
+        """What conditions shift the code by, ``[n, latent]``, in its own units, from their columns."""
+        return like.new_zeros(1) if self.by_gene else c @ self.code_shift
 
     def summarize(self, counts: Tensor, condition: Tensor | None) -> Tensor:
         """Posterior mean and standard deviation in standardised units, and the library coordinate."""
         mean, sd = self.posterior_of(counts, condition)
         library = self.library.encode(counts.sum(1, keepdim=True))
-        mean = mean - self._shift(condition, mean)
+        mean = mean - self._shift(self.design(condition, mean), mean)
         return torch.cat([(mean - self.code_mean) / self.code_sd, sd / self.code_sd, library], dim=1)
 
     def draw(self, summary: Tensor, *, rng: torch.Generator) -> Tensor:
@@ -253,6 +257,11 @@ class Counts(Codec):
         mean, sd, library = torch.split(summary, [self.latent, self.latent, 1], dim=1)
         code = torch.addcmul(mean, sd, torch.randn(mean.shape, generator=rng, device=rng.device))
         return torch.cat([code, library], dim=1)
+
+    def mean_state(self, counts: Tensor, condition: Tensor | None) -> Tensor:
+        """The posterior mean, and the library coordinate."""
+        mean, _, library = torch.split(self.summarize(counts, condition), [self.latent, self.latent, 1], dim=1)
+        return torch.cat([mean, library], dim=1)
 
     def expected(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Expected counts ``[n, n_genes]`` at a posterior draw of the cells' codes."""
@@ -289,21 +298,33 @@ class Counts(Codec):
         rng: torch.Generator,
     ) -> Tensor:
         """Molecules taken from each cell, or added, by the ratio of what its two states expect."""
-        mean, _ = self._around(before, None)
-        moved, dispersion = self._around(after, None)
+        c = self.design(None, after)
+        mean, _ = self._around(before, c)
+        moved, dispersion = self._around(after, c)
         if self.answers is not None:
             told = design(condition, self.answers, len(after), after.device)
             moved = moved * torch.exp(way * (self.answer[0] + told @ self.answer[1:]))
         return edited(counts, mean, moved, dispersion, rng=rng)
 
-    def _around(self, state: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Expected counts and dispersions of states."""
-        code = state[:, :-1] * self.code_sd + self.code_mean + self._shift(condition, state)
-        return self.likelihood(code, state[:, -1:], condition)
+    def _around(self, state: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected counts and dispersions of states, from the columns of the conditions."""
+        code = state[:, :-1] * self.code_sd + self.code_mean + self._shift(c, state)
+        return self._likelihood(code, state[:, -1:], c)
 
     def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Negative-binomial counts: a gamma draw of the rate, then a Poisson draw."""
-        mean, dispersion = self._around(state, condition)
+        return self._decode(state, self.design(condition, state), rng=rng)
+
+    def decode_between(
+        self, state: Tensor, ends: tuple[Tensor | None, Tensor | None], share: Tensor, *, rng: torch.Generator
+    ) -> Tensor:
+        """Counts between conditions: all their effects, on codes and log rates, are taken in shares."""
+        one, other = (self.design(condition, state) for condition in ends)
+        return self._decode(state, torch.lerp(one, other, share[:, None]), rng=rng)
+
+    def _decode(self, state: Tensor, c: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Counts, from the columns of the conditions."""
+        mean, dispersion = self._around(state, c)
         if self.shared:
             draws = torch.randn(len(state), self.shared, generator=rng, device=rng.device)
             mean, dispersion = self._moved(mean, dispersion, draws)
@@ -327,26 +348,3 @@ def _shifts(codes: Tensor, columns: Tensor) -> Tensor:
     gram = d.T @ d + torch.diag(_BORROWED * scale.clamp_min(1e-12))
     shifts: Tensor = torch.linalg.solve(gram, d.T @ codes.double())
     return shifts.to(codes.dtype)
-
-
-def thinned(counts: Tensor, keep: float, *, rng: torch.Generator) -> Tensor:
-    """Whole counts with each molecule kept with probability `keep`: a binomial draw at each stored count."""
-    place = counts.nonzero(as_tuple=True)
-    stored = counts[place]
-    out = torch.zeros_like(counts)
-    out[place] = torch.binomial(stored, torch.full_like(stored, keep), generator=rng)
-    return out
-
-
-def negative_binomial_nll(counts: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
-    """Minus the log-likelihood of counts ``[n, genes]``, summed over genes; variance ``mean + dispersion mean^2``.
-
-    A zero costs ``log(1 + dispersion mean) / dispersion``. All else is computed at the stored counts alone, which are
-    few: the gamma functions would otherwise take most of the time.
-    """
-    loss = (torch.log1p(mean * dispersion) / dispersion).sum(1)
-    cell, gene = counts.nonzero(as_tuple=True)
-    x, mu, alpha = counts[cell, gene], mean[cell, gene].clamp_min(1e-20), dispersion.expand_as(mean)[cell, gene]
-    shape = 1.0 / alpha
-    gammas = torch.lgamma(x + shape) - torch.lgamma(shape) - torch.lgamma(x + 1)
-    return loss.index_add(0, cell, -(gammas + x * (torch.log(mu * alpha) - torch.log1p(mu * alpha))))

@@ -48,6 +48,10 @@ class Embedding(Codec):
         """The summary is the state."""
         return summary
 
+    def log_volume(self) -> float:
+        """The sum of the logarithms of the coordinates' standard deviations."""
+        return float(self.sd.double().log().sum())
+
     def decode(self, state: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Coordinates in the user's own units."""
         return state * self.sd + self.mean

@@ -14,20 +14,17 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Embedding
-from scflow.flow._sampling import TILE, Sampling, generator
-from scflow.matching import solvers
-from scflow.matching.objective import Velocity
+from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity, moved
+from scflow.flow._sampling import Sampling, generator
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["Way", "carry", "velocity_of"]
-
-Data = sparse.csr_matrix | NDArray[np.float32]
+__all__ = ["Stops", "carry", "velocity_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class Stops:
     """Where cells were at some times.
 
     Attributes
@@ -44,13 +41,13 @@ class Way:
 
 def carry(
     flow: Flow,
-    data: Data,
+    data: Given,
     condition: Tensor | None,
     times: Sequence[float],
     sampling: Sampling,
     *,
     decode: Sequence[bool] | None = None,
-) -> Way:
+) -> Stops:
     """Follow cells through `times` of the flow, of which the first is where they are.
 
     Parameters
@@ -66,101 +63,73 @@ def carry(
     decode
         At which of the times counts are made; at all but the first unless given.
     """
-    from tqdm.auto import tqdm
-
-    n, genes = data.shape[0], flow.codec.has_counts
+    check_velocity(sampling)
+    genes = flow.codec.has_counts
     wanted = [i > 0 for i in range(len(times))] if decode is None else list(decode)
     states: list[NDArray[np.float32]] = []
     counts: list[list[sparse.csr_matrix]] = [[] for made in wanted if made and genes]
-    modules = (flow.field, flow.codec)
-    for module in modules:
-        module.to(sampling.device).eval()
-    try:
-        with torch.no_grad(), tqdm(total=n, desc="cells", unit="cell", disable=not sampling.progress) as bar:
-            for tile, first in enumerate(range(0, n, TILE)):
-                rows = slice(first, min(n, first + TILE))
-                c = None if condition is None else condition[rows].to(sampling.device)
-                own = _dense(data, rows, sampling)
-                kept = _tile(flow, own, c, times, sampling, tile)
-                shown = kept if genes else [flow.codec.decode(x, None, rng=generator(sampling, tile, 1)) for x in kept]
-                states.append(np.stack([x.cpu().numpy() for x in shown]))
-                made = [(x, t) for x, t, asked in zip(kept, times, wanted, strict=True) if asked and genes]
-                for (x, t), place in zip(made, counts, strict=True):
-                    place.append(_counts(flow, own, (kept[0], x), c, t, sampling, tile))
-                bar.update(rows.stop - first)
-    finally:
-        for module in modules:
-            module.to("cpu")
-    return Way(np.concatenate(states, axis=1), tuple(sparse.vstack(tiles, format="csr") for tiles in counts))
+    way = Way.of(flow, sampling)
+    with torch.no_grad(), moved(flow, sampling.device):
+        origin = Origin.of(flow, data, condition, sampling.device)
+        for batch in batches(len(origin.cells), sampling):
+            kept = _kept(origin, batch, way, times)
+            shown = kept if genes else [_decoded(flow, x, sampling, batch) for x in kept]
+            states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
+            made = [(x, t) for x, t, asked in zip(kept, times, wanted, strict=True) if asked and genes]
+            for (x, t), place in zip(made, counts, strict=True):
+                edited = _edited(origin, batch, (kept[0], x), times[0] - t, sampling)[: len(batch)]
+                place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
+    return Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
 
 
-def velocity_of(flow: Flow, data: Data, condition: Tensor | None, time: float, sampling: Sampling) -> Way:
+def velocity_of(flow: Flow, data: Given, condition: Tensor | None, time: float, sampling: Sampling) -> Stops:
     """The states of cells, and by how much the flow moves them from the source to the target in a unit of its time.
 
-    Two times of :class:`Way`: the states, and the velocity in the same units.
+    Two times of :class:`Stops`: the states, and the velocity in the same units.
     """
-    found = []
+    found, way = [], Way.of(flow, sampling)
     scale = flow.codec.sd.numpy() if isinstance(flow.codec, Embedding) else np.float32(1)
-    for module in (flow.field, flow.codec):
-        module.to(sampling.device).eval()
-    with torch.no_grad():
-        for tile, first in enumerate(range(0, data.shape[0], TILE)):
-            rows = slice(first, min(data.shape[0], first + TILE))
-            c = None if condition is None else condition[rows].to(sampling.device)
-            x = flow.codec.encode(_dense(data, rows, sampling), None, rng=generator(sampling, tile, 0))
-            v = -_guided(flow, sampling)(x, torch.full((len(x),), time, device=x.device), c)
-            found.append(torch.stack([x, v]).cpu().numpy())
-    for module in (flow.field, flow.codec):
-        module.to("cpu")
+    with torch.no_grad(), moved(flow, sampling.device):
+        origin = Origin.of(flow, data, condition, sampling.device)
+        for batch in batches(len(origin.cells), sampling):
+            x = origin.drawn(batch, sampling)
+            v = -way.velocity(origin.conditions(batch))(x, torch.tensor(time, device=x.device))
+            shown = x if flow.codec.has_counts else _decoded(flow, x, sampling, batch)
+            found.append(torch.stack([shown, v])[:, : len(batch)].cpu().numpy())
     states, velocity = np.concatenate(found, axis=1)
-    if not flow.codec.has_counts:
-        states = flow.codec.decode(torch.from_numpy(states), None, rng=generator(sampling, 0, 1)).numpy()
-    return Way(np.stack([states, velocity * scale]), ())
+    return Stops(np.stack([states, velocity * scale]), ())
 
 
-def _tile(
-    flow: Flow, dense: Tensor, condition: Tensor | None, times: Sequence[float], sampling: Sampling, tile: int
-) -> list[Tensor]:
-    """The states of a tile's cells at each of the times."""
-    field = _guided(flow, sampling)
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return field(x, t.expand(len(x)), condition)
-
-    x = flow.codec.encode(dense, None, rng=generator(sampling, tile, 0))
+def _kept(origin: Origin, batch: Batch, way: Way, times: Sequence[float]) -> list[Tensor]:
+    """The states of a batch's cells at each of the times."""
+    x, velocity = origin.drawn(batch, way.sampling), way.velocity(origin.conditions(batch))
     kept = [x]
     for start, end in pairwise(times):
-        steps = max(1, round(sampling.steps * abs(end - start)))
-        grid = solvers.grid(steps, start=start, end=end).to(x.device)
-        x = sampling.solver.integrate(velocity, x, grid)
+        x = way.sampling.solver.integrate(velocity, x, way.part(start, end))
         kept.append(x)
     return kept
 
 
-def _guided(flow: Flow, sampling: Sampling) -> Velocity:
-    return sampling.guided.around(flow.field, flow.conditions.names)
-
-
-def _dense(data: Data, rows: slice, sampling: Sampling) -> Tensor:
-    """Some cells' counts or coordinates."""
-    part = data[rows]
-    values = part.toarray() if sparse.issparse(part) else np.asarray(part)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(sampling.device)
-
-
-def _counts(
-    flow: Flow,
-    own: Tensor,
-    ends: tuple[Tensor, Tensor],
-    condition: Tensor | None,
-    time: float,
-    sampling: Sampling,
-    tile: int,
-) -> sparse.csr_matrix:
-    """What became of the cells' `own` counts at `time`, on the way from the first to the second state.
+def _decoded(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -> Tensor:
+    """Counts of states, or the user's coordinates.
 
     The same random numbers at each time, so that a cell's noise does not flicker on its way.
     """
-    start, state = ends
-    made = flow.codec.edit(own, start, state, condition, way=1.0 - time, rng=generator(sampling, tile, 1))
-    return sparse.csr_matrix(made.cpu().numpy().astype(np.int32))
+    tiles = batch.parts(state)
+    return torch.cat([flow.codec.decode(x, None, rng=generator(sampling, i, 1)) for i, x in tiles])
+
+
+def _edited(origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], way: float, sampling: Sampling) -> Tensor:
+    """What became of the cells' counts between two states that lie a share of the `way` to the target apart.
+
+    The same random numbers at each time, so that a cell's noise does not flicker on its way.
+    """
+    own, before, after = (batch.parts(x) for x in (origin.cells.dense(batch.rows), *ends))
+    codec, c = origin.flow.codec, origin.conditions(batch)
+    told = [None] * len(batch.tiles) if c is None else [part for _, part in batch.parts(c)]
+    return torch.cat(
+        [
+            codec.edit(x, x0, x1, condition, way=way, rng=generator(sampling, i, 1))
+            for (i, x), (_, x0), (_, x1), condition in zip(own, before, after, told, strict=True)
+        ]
+    )

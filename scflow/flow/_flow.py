@@ -20,8 +20,10 @@ from scflow.codecs.calibration import group_codes
 from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow import _storage
+from scflow.flow._between import End, Line, between
+from scflow.flow._codes import Code, Density, densities, encoded
 from scflow.flow._sampling import Drawn, Sampling, draw
-from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths
+from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths, solvers
 from scflow.matching.names import SOLVERS
 
 __all__ = ["Flow"]
@@ -137,6 +139,66 @@ class Flow:
             self.conditions.table(request, n, self.seen, rng) if len(self.conditions) or request is not None else None
         )
         return draw(self.weighted(sampling.weights), n, table, sampling)
+
+    def encode(
+        self, cells: sparse.csr_matrix | NDArray[Any], condition: Tensor | None, sampling: Sampling | None = None
+    ) -> Code:
+        """Follow the flow from cells to the noise that they come from.
+
+        Parameters
+        ----------
+        cells
+            Counts of the flow's genes ``[n, n_genes]``, whose states are the mean ones (`Codec.mean_state`); or states
+            as they are, dense ``[n, dim]``: in an embedding the user's coordinates.
+        condition
+            Encoded conditions ``[n, n_conditions]``, NaN for none; ``None`` where the flow has none.
+        sampling
+            Guidance, solver, steps, device, batch size and progress; 16 steps of RK4 unless given.
+        """
+        sampling = sampling or Sampling(solver=solvers.RK4(), steps=16)
+        return encoded(self.weighted(sampling.weights), cells, condition, sampling)
+
+    def log_prob(
+        self,
+        cells: sparse.csr_matrix | NDArray[Any],
+        condition: Tensor | None,
+        sampling: Sampling | None = None,
+        *,
+        probes: int | None = None,
+    ) -> Density:
+        """The log-density of cells' states, in nats: see :mod:`scflow.matching.likelihood`.
+
+        Parameters
+        ----------
+        cells, condition
+            As in `encode`.
+        sampling
+            Solver, steps, device and seed; 12 steps of the midpoint rule unless given.
+        probes
+            Random probes of the divergence, at least two; ``None`` for the exact one.
+
+        Raises
+        ------
+        InputError
+            Where the noise has no density.
+        """
+        sampling = sampling or Sampling()
+        return densities(self.weighted(sampling.weights), cells, condition, sampling, probes)
+
+    def between(self, one: End, other: End, positions: NDArray[Any], sampling: Sampling | None = None) -> Line:
+        """Cells on the way from some to others: see :func:`scflow.flow._between.between`.
+
+        Parameters
+        ----------
+        one, other
+            As many cells at either end: their noise and conditions.
+        positions
+            Where between them, ``[n_positions]`` in [0, 1].
+        sampling
+            Guidance, solver, steps, device and seed; 16 steps of RK4 unless given.
+        """
+        sampling = sampling or Sampling(solver=solvers.RK4(), steps=16)
+        return between(self.weighted(sampling.weights), one, other, positions, sampling)
 
     def calibrated(
         self,

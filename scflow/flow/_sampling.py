@@ -22,7 +22,7 @@ from scflow.matching.objective import Velocity
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["TILE", "Drawn", "Sampling", "along", "draw", "generator"]
+__all__ = ["TILE", "Drawn", "Sampling", "along", "decoded", "draw", "generator"]
 
 TILE = 256
 """Cells whose random numbers come from one generator. On a CPU a tile is also computed as one, always whole, so that
@@ -162,7 +162,7 @@ def _batch(
     times = solvers.grid(sampling.steps, start=begin, shift=sampling.shift).to(device)
     state = sampling.solver.integrate(velocity, noise * scale, times)
     tiles_of = zip(numbers, torch.split(state, TILE), conditions, strict=True)
-    x = torch.cat([_decoded(flow, s, k, sampling, tile) for tile, s, k in tiles_of])[:kept].cpu().numpy()
+    x = torch.cat([decoded(flow, s, k, sampling, tile) for tile, s, k in tiles_of])[:kept].cpu().numpy()
     start = noise[:kept].cpu().numpy()
     if not flow.codec.has_counts:
         return np.empty((kept, 0), np.int32), x, start, calls
@@ -198,7 +198,7 @@ def along(field: Velocity, own: paths.Path, path: paths.Affine | None) -> tuple[
     return along, along.start, along.scale
 
 
-def _decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampling, tile: int) -> Tensor:
+def decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampling, tile: int) -> Tensor:
     """Counts, calibrated where the flow is; or ranks, where they are asked for; or a user's own coordinates."""
     rng = generator(sampling, tile, 1)
     if sampling.ranks:

@@ -46,8 +46,8 @@ class Noise(ABC):
             Where the law has none.
         """
         raise InputError(
-            f"A {type(self).__name__} noise has no density (has_density is {self.has_density}). Train with "
-            "noise='gaussian' or noise='matched_variance' for one."
+            f"A {type(self).__name__} noise has no density (has_density is {self.has_density}), and neither have the "
+            "cells of a flow that was trained with it. Train with noise='gaussian' or noise='matched_variance' for one."
         )
 
 
@@ -280,3 +280,11 @@ class Population(Noise):
     def sd(self, dim: int) -> Tensor:
         """The source cells' standard deviations."""
         return self.scale
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Raise: nobody knows the density of cells."""
+        raise InputError(
+            "This flow starts from cells of a source population, whose density is not known, and neither is that of "
+            "the cells that it carries them to. Train one from noise: scflow.tl.train(adata, noise='gaussian'), "
+            "without source=."
+        )

@@ -6,7 +6,10 @@ from __future__ import annotations
 from scflow.tl.augment import augment
 from scflow.tl.diagnose import diagnose
 from scflow.tl.distill import distill
+from scflow.tl.encode import encode
 from scflow.tl.generate import generate
+from scflow.tl.interpolate import interpolate
+from scflow.tl.log_prob import log_prob
 from scflow.tl.reflow import reflow
 from scflow.tl.report import report
 from scflow.tl.score import score
@@ -21,7 +24,10 @@ __all__ = [
     "augment",
     "diagnose",
     "distill",
+    "encode",
     "generate",
+    "interpolate",
+    "log_prob",
     "reflow",
     "report",
     "score",

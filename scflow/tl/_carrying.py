@@ -1,4 +1,4 @@
-"""What the verbs that carry cells share: the flow, the cells, where to, and how."""
+"""What the verbs that carry cells share: the flow, the cells, and where to."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor
 
 from scflow import _anndata
 from scflow.errors import InputError, listed
-from scflow.flow import Flow, Sampling
-from scflow.matching import solvers
-from scflow.matching.names import SOLVERS, chosen
-from scflow.tl._options import device_of, whole
+from scflow.flow import Flow
+from scflow.tl._following import cells_of, flow_of
 from scflow.tl._roles import chosen_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Journey", "sampling_of"]
+__all__ = ["EVALUATIONS", "Journey"]
+
+EVALUATIONS = 24
+"""How often the field is evaluated on the whole way unless asked otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Journey:
             or it is not said where to.
         """
         _anndata.checked(adata)
-        found = flow if isinstance(flow, Flow) else _left_in(adata if flow is None else flow, key)
+        found = flow_of(flow, adata, key)
         facts = found.provenance
         if "source" not in facts:
             raise InputError(
@@ -67,36 +68,13 @@ class Journey:
             )
         _check_source(adata, facts["source"])
         asked = _asked(facts, found.conditions.names, target)
-        data = _anndata.read_cells(adata, found.genes, facts.get("use_rep"), layer)
-        return cls(found, data, _condition(adata, found, asked), asked)
+        return cls(found, cells_of(found, adata, layer), _condition(adata, found, asked), asked)
 
     def facts(self) -> dict[str, Any]:
         """What carried the cells, for `.uns`."""
         p = self.flow.provenance
         named = {name: p[name] for name in ("space", "use_rep") if name in p}
         return {**named, "source": _in_words(p["source"]), "target": _in_words(self.asked)}
-
-
-def sampling_of(
-    solver: str | solvers.Solver, steps: int | str, guidance: Any, device: str, seed: int, progress: bool
-) -> Sampling:
-    """How the way is gone: 24 evaluations of the field unless asked otherwise."""
-    method = chosen(solver, SOLVERS, solvers.Solver, "solver")
-    if method.jumps:
-        raise InputError("solver='jump' takes the steps of a flow map, and cells are carried by a velocity.")
-    usual = max(1, 24 // max(method.evaluations, 1))
-    return Sampling(
-        guidance=guidance,
-        solver=method,
-        steps=usual if steps == "auto" else whole(steps, "steps"),
-        device=device_of(device),
-        seed=whole(seed, "seed", least=0),
-        progress=progress,
-    )
-
-
-def _left_in(adata: AnnData, key: str) -> Flow:
-    return Flow.from_content(_anndata.read_flow(adata, key))
 
 
 def _check_source(adata: AnnData, source: Mapping[str, Any]) -> None:

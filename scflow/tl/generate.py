@@ -13,6 +13,7 @@ from scflow.flow import CALIBRATIONS, Flow, Sampling
 from scflow.matching import guidance as guiding
 from scflow.matching import paths, solvers
 from scflow.matching.names import PATHS, SOLVERS, chosen, named
+from scflow.tl._following import solver_facts
 from scflow.tl._options import device_of, half_the_cores, one_of, positive, whole
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def generate(
             "condition": list(flow.conditions.names),
             "guidance": dict(zip(flow.conditions.names, scales)) if isinstance(scales, tuple) else scales,
             "guidance_interval": [float(t) for t in guided.interval],
-            **_solver_facts(method, sampling),
+            **solver_facts(sampling),
             "evaluations": drawn.evaluations,
             "path": named(sampling.path or flow.path, PATHS)["name"],
             "generate_seed": sampling.seed,
@@ -171,10 +172,3 @@ def _steps(flow: Flow, method: solvers.Solver, steps: int | str, shift: float) -
             "solver=scflow.matching.solvers.Dopri5(rtol=1e-3, atol=1e-3)."
         )
     return _STEPS.get(type(method).__name__.lower(), 24) if steps == "auto" else whole(steps, "steps")
-
-
-def _solver_facts(method: solvers.Solver, sampling: Sampling) -> dict[str, Any]:
-    """The solver's name and settings, and its steps where it does not choose them."""
-    settings = {f"solver_{name}": value for name, value in named(method, SOLVERS).items() if name != "name"}
-    steps = {} if method.adaptive else {"solver_steps": sampling.steps, "solver_shift": sampling.shift}
-    return {"solver": type(method).__name__.lower(), **settings, **steps}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from scipy import sparse
 
@@ -14,6 +13,7 @@ from scflow.flow import Flow
 from scflow.flow._fewer import Fewer, RealCells, reflowed
 from scflow.matching import times
 from scflow.matching.names import TIMES, chosen
+from scflow.tl._following import cells_of
 from scflow.tl._options import half_the_cores, positive, whole
 from scflow.tl._teaching import Guidance, run_of, settings, teacher
 from scflow.training.batches import Cells, Coordinates
@@ -153,13 +153,5 @@ def _real(flow: Flow, adata: AnnData, layer: str | None, device: torch.device) -
     _anndata.checked(adata)
     frame = _anndata.read_conditions(adata, list(flow.conditions.names)) if len(flow.conditions) else None
     condition = None if frame is None else flow.conditions.encode(frame).to(device)
-    if not flow.codec.has_counts:
-        rep = str(flow.provenance["use_rep"])
-        coordinates = np.asarray(_anndata.read_embedding(adata, rep), dtype=np.float32)
-        return RealCells(Coordinates(coordinates, device), condition)
-    there = str(flow.provenance.get("layer", "X"))
-    source = there if layer is None and there in adata.layers else layer
-    counts = _anndata.read_counts(adata, source, for_training=False)
-    if list(adata.var_names) != list(flow.genes):
-        counts = sparse.csr_matrix(counts[:, _anndata.match_genes(adata, flow.genes)])
-    return RealCells(Cells(counts, device), condition)
+    cells = cells_of(flow, adata, layer)
+    return RealCells(Cells(cells, device) if sparse.issparse(cells) else Coordinates(cells, device), condition)

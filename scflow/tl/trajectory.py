@@ -14,7 +14,8 @@ from scflow.flow import Flow
 from scflow.flow._carrying import carry
 from scflow.matching import guidance as guiding
 from scflow.matching import solvers
-from scflow.tl._carrying import Journey, sampling_of
+from scflow.tl._carrying import EVALUATIONS, Journey
+from scflow.tl._following import sampling_of
 from scflow.tl._options import half_the_cores, whole
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ def trajectory(
     True
     """
     at = _times(times)
-    sampling = sampling_of(solver, steps, guidance, device, seed, progress)
     journey = Journey.of(adata, flow, target, layer, key_added)
-    sampling.guided.weights(journey.flow.conditions.names)
+    options: dict[str, Any] = {"guidance": guidance, "device": device, "seed": seed, "progress": progress}
+    sampling = sampling_of(journey.flow, solver=solver, steps=steps, evaluations=EVALUATIONS, **options)
     before = [1.0] if at[0] > 0 else []
     with half_the_cores():
         grid = [*before, *(1.0 - t for t in at)]

@@ -10,7 +10,8 @@ from scflow.flow import Flow
 from scflow.flow._carrying import carry
 from scflow.matching import guidance as guiding
 from scflow.matching import solvers
-from scflow.tl._carrying import Journey, sampling_of
+from scflow.tl._carrying import EVALUATIONS, Journey
+from scflow.tl._following import sampling_of
 from scflow.tl._options import half_the_cores
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ def transport(
     >>> cells.layers["scflow"].shape == cells.shape
     True
     """
-    sampling = sampling_of(solver, steps, guidance, device, seed, progress)
     journey = Journey.of(adata, flow, target, layer, key_added)
-    sampling.guided.weights(journey.flow.conditions.names)
+    options: dict[str, Any] = {"guidance": guidance, "device": device, "seed": seed, "progress": progress}
+    sampling = sampling_of(journey.flow, solver=solver, steps=steps, evaluations=EVALUATIONS, **options)
     with half_the_cores():
         way = carry(journey.flow, journey.data, journey.condition, (1.0, 0.0), sampling)
     adata = adata.copy() if copy else adata

@@ -10,7 +10,8 @@ from scflow.errors import InputError
 from scflow.flow import Flow
 from scflow.flow._carrying import velocity_of
 from scflow.matching import guidance as guiding
-from scflow.tl._carrying import Journey, sampling_of
+from scflow.tl._carrying import EVALUATIONS, Journey
+from scflow.tl._following import sampling_of
 from scflow.tl._options import half_the_cores, positive
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def velocity(
     when = positive(time, "time", zero=True)
     if when > 1:
         raise InputError(f"time={time!r} is after the target: it runs from 0, the source, to 1.")
-    sampling = sampling_of("midpoint", "auto", guidance, device, seed, progress=False)
     journey = Journey.of(adata, flow, target, layer, key_added)
-    sampling.guided.weights(journey.flow.conditions.names)
+    options: dict[str, Any] = {"guidance": guidance, "device": device, "seed": seed, "progress": False}
+    sampling = sampling_of(journey.flow, solver="midpoint", steps="auto", evaluations=EVALUATIONS, **options)
     with half_the_cores():
         states, moves = velocity_of(journey.flow, journey.data, journey.condition, 1.0 - when, sampling).states
     adata = adata.copy() if copy else adata
