@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "AUGMENT",
+    "CELL",
     "COUNTS",
     "DROPOUT",
     "FLOW",
@@ -15,10 +16,14 @@ __all__ = [
     "PP",
     "SCORE",
     "SD",
+    "SOURCE",
     "STANDARDIZED",
     "STATE",
     "STEPS",
     "SYNTHETIC",
+    "TIME",
+    "TRANSPORT",
+    "VELOCITY",
     "Slots",
     "slots",
 ]
@@ -50,6 +55,14 @@ class Slots:
         `.obs`: whether a cell was drawn from a flow.
     augment
         `.uns`: what the synthetic cells among real ones were drawn from, and how.
+    source
+        `.obsm`: the state that carried cells started from.
+    transport
+        `.uns`: what cells were carried from, where to, and how.
+    cell, time
+        `.obs` of a trajectory: the name of the cell, and the time it is seen at.
+    velocity
+        `.obsm`: which way each cell moves, in the coordinates of `state`.
     """
 
     flow: str
@@ -65,6 +78,11 @@ class Slots:
     steps: str
     synthetic: str
     augment: str
+    source: str
+    transport: str
+    cell: str
+    time: str
+    velocity: str
 
 
 def slots(key_added: str = "scflow") -> Slots:
@@ -91,6 +109,11 @@ def slots(key_added: str = "scflow") -> Slots:
         steps=f"{key_added}_steps",
         synthetic=f"{key_added}_synthetic",
         augment=f"{key_added}_augment",
+        source=f"X_{key_added}_source",
+        transport=f"{key_added}_transport",
+        cell=f"{key_added}_cell",
+        time=f"{key_added}_time",
+        velocity=f"velocity_{key_added}",
     )
 
 
@@ -108,3 +131,8 @@ SCORE = slots().score
 STEPS = slots().steps
 SYNTHETIC = slots().synthetic
 AUGMENT = slots().augment
+SOURCE = slots().source
+TRANSPORT = slots().transport
+CELL = slots().cell
+TIME = slots().time
+VELOCITY = slots().velocity
