@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-__all__ = ["GENERATED", "REAL", "axes_of", "category_colors", "shared_counts"]
+__all__ = ["GENERATED", "REAL", "axes_of", "category_colors", "of_layer", "shared_counts"]
 
 REAL = "#8c8c8c"
 GENERATED = "#d55e00"
@@ -105,3 +105,10 @@ def shared_counts(cells: Mapping[str, AnnData], layer: str | None) -> list[spars
         whole = adata.var_names.equals(genes)
         found.append(counts if whole else sparse.csr_matrix(counts[:, adata.var_names.get_indexer(genes)]))
     return found
+
+
+def of_layer(adata: AnnData, layer: str) -> AnnData:
+    """The same cells and genes with a layer in the place of `.X`, which is not copied."""
+    from anndata import AnnData
+
+    return AnnData(adata.layers[layer], obs=adata.obs[[]], var=adata.var[[]])
