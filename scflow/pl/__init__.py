@@ -10,7 +10,8 @@ from scflow.pl.history import history
 from scflow.pl.neighbours import neighbours
 from scflow.pl.score import score
 from scflow.pl.steps import steps
+from scflow.pl.trajectory import trajectory
 from scflow.pl.transport import transport
 from scflow.pl.umap import umap
 
-__all__ = ["correlation", "genes", "history", "neighbours", "score", "steps", "transport", "umap"]
+__all__ = ["correlation", "genes", "history", "neighbours", "score", "steps", "trajectory", "transport", "umap"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scflow._anndata import obs_column
+from scflow import _keys
+from scflow._anndata import obs_column, read_embedding
 from scflow.conditions import as_column
 from scflow.errors import InputError
 from scflow.pl._style import category_colors
@@ -29,6 +30,8 @@ __all__ = [
     "principal",
     "same_threads",
     "size_of",
+    "space_told",
+    "states_of",
     "two_of",
     "umap_model",
 ]
@@ -61,6 +64,38 @@ def two_of(points: Points, components: tuple[int, int], what: str) -> Points:
             f"numbers from 0 to {width - 1}, such as components=(0, 1)."
         )
     return np.ascontiguousarray(points[:, list(pair)], dtype=np.float32)
+
+
+def space_told(adata: AnnData, slot: _keys.Slots) -> str | None:
+    """The embedding that the flow was trained on, by what it left in `.uns`; None where that does not say."""
+    notes: Any = adata.uns.get(slot.flow)
+    for facts in (
+        adata.uns.get(slot.transport),
+        notes,
+        notes.get("provenance") if isinstance(notes, Mapping) else None,
+    ):
+        if isinstance(facts, Mapping) and isinstance(facts.get("use_rep"), str):
+            return str(facts["use_rep"])
+    return None
+
+
+def states_of(real: AnnData, name: str, candidates: Sequence[str | None], width: int) -> Points:
+    """Real cells in the flow's own space: the first of `candidates` that there is.
+
+    Raises
+    ------
+    InputError
+        Where there is none, or it has not `width` dimensions.
+    """
+    names = [candidate for candidate in candidates if candidate is not None]
+    known = next((candidate for candidate in names if candidate in real.obsm), names[0])
+    found = read_embedding(real, known, name=name)
+    if found.shape[1] != width:
+        raise InputError(
+            f"{name}.obsm[{known!r}] has {found.shape[1]} dimensions; the flow's space has {width}. Name the "
+            "coordinates that the flow was trained on, such as use_rep='X_pca'."
+        )
+    return found
 
 
 def axis_names(basis: str, components: tuple[int, int] = (0, 1)) -> tuple[str, str]:
@@ -156,13 +191,14 @@ def _numbers(
     axes[-1].figure.colorbar(drawn, ax=axes[-1], label=color, shrink=0.7)
 
 
-def legend_beside(ax: Axes, paints: dict[str, str], title: str | None = None) -> None:
-    """A dot and a name for each colour, to the right of the axes."""
+def legend_beside(ax: Axes, paints: dict[str, str], title: str | None = None, marks: Sequence[Any] = ()) -> None:
+    """A dot and a name for each colour, and other marks, to the right of the axes."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], ls="", marker="o", ms=6, color=paint, label=name) for name, paint in paints.items()]
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "handletextpad": 0.1}
-    columns = 1 + (len(paints) - 1) // 16
+    handles += marks
+    columns = 1 + (len(handles) - 1) // 18
     ax.legend(handles=handles, title=title, ncols=columns, fontsize="small", frameon=False, **place)
 
 

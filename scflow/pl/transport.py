@@ -21,6 +21,8 @@ from scflow.pl._embedding import (
     principal,
     same_threads,
     size_of,
+    space_told,
+    states_of,
     two_of,
     umap_model,
 )
@@ -174,19 +176,11 @@ def _states(adatas: Sequence[AnnData], slot: _keys.Slots, use_rep: str | None) -
     """Coordinates in the flow's own space, and what that is called."""
     carried = adatas[0]
     found = [read_embedding(carried, name, name="carried") for name in (slot.source, slot.state)]
-    facts = carried.uns.get(slot.transport)
-    told = facts.get("use_rep") if isinstance(facts, Mapping) else None
-    space = use_rep or (told if isinstance(told, str) else slot.state)
+    told = use_rep or space_told(carried, slot)
     if len(adatas) > 2:
-        known = use_rep or next((name for name in (space, slot.state) if name in adatas[2].obsm), space)
-        found.append(read_embedding(adatas[2], known, name="real"))
-        if found[2].shape[1] != found[1].shape[1]:
-            raise InputError(
-                f"real.obsm[{known!r}] has {found[2].shape[1]} dimensions; the flow's space, carried.obsm"
-                f"[{slot.state!r}], has {found[1].shape[1]}. Name the coordinates that the flow was trained on: "
-                "scflow.pl.transport(carried, real, use_rep='X_pca')."
-            )
-    return found, space
+        candidates = (use_rep,) if use_rep else (told, slot.state)
+        found.append(states_of(adatas[2], "real", candidates, found[1].shape[1]))
+    return found, told or slot.state
 
 
 def _umap(joint: Points, seed: int) -> Points:
