@@ -53,6 +53,14 @@ class Slots:
         `.uns`: the table of scores by the number of evaluations.
     synthetic
         `.obs`: whether a cell was drawn from a flow.
+    source
+        `.obsm`: the state that a carried cell started from.
+    transport
+        `.uns`: what carried cells, and how.
+    velocity
+        `.obsm`: the velocity of the state, from the source to the target.
+    cell, time
+        `.obs`, of cells at several times: the cell's name, and when it is there.
     augment
         `.uns`: what the synthetic cells among real ones were drawn from, and how.
     source
@@ -77,6 +85,11 @@ class Slots:
     score: str
     steps: str
     synthetic: str
+    source: str
+    transport: str
+    velocity: str
+    cell: str
+    time: str
     augment: str
     source: str
     transport: str
@@ -108,6 +121,11 @@ def slots(key_added: str = "scflow") -> Slots:
         score=f"{key_added}_score",
         steps=f"{key_added}_steps",
         synthetic=f"{key_added}_synthetic",
+        source=f"X_{key_added}_source",
+        transport=f"{key_added}_transport",
+        velocity=f"velocity_{key_added}",
+        cell=f"{key_added}_cell",
+        time=f"{key_added}_time",
         augment=f"{key_added}_augment",
         source=f"X_{key_added}_source",
         transport=f"{key_added}_transport",

@@ -725,6 +725,11 @@ def test_slots_follow_key_added() -> None:
         "steps": "b_steps",
         "augment": "b_augment",
         "synthetic": "b_synthetic",
+        "source": "X_b_source",
+        "transport": "b_transport",
+        "velocity": "velocity_b",
+        "cell": "b_cell",
+        "time": "b_time",
     }
     assert (_keys.MEAN, _keys.STATE, _keys.NOISE, _keys.PP) == (
         "scflow_mean",

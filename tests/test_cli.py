@@ -26,6 +26,7 @@ FILES = {
     "reflow": ["flow.safetensors"],
     "distill": ["flow.safetensors"],
     "generate": ["flow.safetensors"],
+    "transport": ["x.h5ad"],
     "augment": ["x.h5ad"],
     "score": ["a.h5ad", "b.h5ad"],
 }
@@ -35,6 +36,7 @@ NOT_OPTIONS = {
     "reflow": {"flow_or_adata"},
     "distill": {"flow_or_adata"},
     "generate": {"flow_or_adata"},
+    "transport": {"adata", "copy"},
     "augment": {"adata"},
     "score": {"real", "generated"},
 }

@@ -24,7 +24,7 @@ from scflow.codecs.steps import Steps, count_steps, random_ranks
 from scflow.errors import InputError
 from scflow.training import Run, fit_counts
 from scflow.training.batches import Cells
-from scflow.training.effects import fit_effects, often_enough
+from scflow.training.effects import fit_effects
 
 N_CELLS, N_GENES = 300, 12
 
@@ -359,21 +359,6 @@ def test_states_are_centred_in_each_category_and_rare_ones_borrow() -> None:
     slope = torch.linspace(-1, 1, 100)[:, None]
     codec.standardize(1e-3 * slope, torch.ones(100, 1), torch.cat([torch.full((100, 1), torch.nan), 50 * slope], dim=1))
     torch.testing.assert_close(codec.code_shift[2, 0], torch.tensor(2e-5), rtol=0.1, atol=0)
-
-
-def test_rare_categories_are_shown_often_enough() -> None:
-    kind = torch.tensor([0.0] * 960 + [1.0] * 8 + [torch.nan] * 32)
-    batch = torch.tensor([0.0, 1.0] * 500)
-    condition = torch.stack([kind, torch.randn(1000, generator=generator()), batch], dim=1)
-    rows = torch.arange(1000).flip(0)
-    shown = torch.bincount(often_enough(rows, condition, (2, 0, 2)), minlength=1000)
-    assert shown[960:968].tolist() == [7] * 8  # 50 of 1,000 at least: 8 x 7
-    assert (shown[:960] == 1).all()
-    assert (shown[968:] == 1).all()
-    assert often_enough(rows, None, (2,)).equal(rows)
-    # Fifty categories cannot have a twentieth each: a hundredth is asked for.
-    many = torch.cat([torch.full((950,), 0.0), torch.arange(1.0, 51.0)])[:, None]
-    assert torch.bincount(often_enough(rows, many, (51,)))[950:].tolist() == [10] * 50
 
 
 def test_effects_are_what_codes_leave_out_and_only_that(simulated: Truth) -> None:

@@ -223,7 +223,7 @@ def test_a_noise_by_condition_is_told_what_the_field_is_told(monkeypatch: pytest
     rates = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     noise = noises.DropoutByCondition(torch.full((2,), 1.0), torch.tensor([[0.0], [1.0]]), rates, jitter=1e-3)
     pairs = Fresh(Nowhere(2), torch.zeros(4000, 1), noise, 0.5)
-    _, x1, told = pairs.draw(torch.arange(4000), rng=generator())
+    _, x1, told, _ = pairs.draw(torch.arange(4000), rng=generator())
     assert told is not None
     gone = told[:, 0].isnan()
     assert 0.4 < gone.float().mean() < 0.6
@@ -234,7 +234,7 @@ def test_a_noise_by_condition_is_told_what_the_field_is_told(monkeypatch: pytest
 def test_other_noises_are_drawn_in_the_order_they_always_were() -> None:
     condition = torch.zeros(50, 2)
     pairs = Fresh(Nowhere(3), condition, noises.Gaussian(), 0.3)
-    _, x1, told = pairs.draw(torch.arange(50), rng=generator())
+    _, x1, told, _ = pairs.draw(torch.arange(50), rng=generator())
     rng = generator()
     assert torch.equal(x1, noises.Gaussian().sample(50, 3, rng=rng))
     expected = dropped(condition, rate=0.3, rng=rng)

@@ -96,7 +96,7 @@ def test_noise_cell_and_condition_stay_together(bent: Flow, guidance: float) -> 
     """Each noise, followed alone under its own condition by another solver, gets to its own cell."""
     pairs = coupled(bent, how(300, guidance), None, 0.0, a_run())
     rows = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:40]
-    x0, x1, c = pairs.draw(rows, rng=torch.Generator())
+    x0, x1, c, _ = pairs.draw(rows, rng=torch.Generator())
     field = Guidance(guidance).around(bent.field, bent.conditions.names)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:

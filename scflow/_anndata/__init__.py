@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scflow._anndata._annotations import match_genes, obs_column, read_conditions, read_embedding
+from scflow._anndata._carried import read_cells, rows_in_time, write_carried, write_velocity
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._joined import Matrices, joined, read_units
@@ -26,6 +27,7 @@ __all__ = [
     "match_genes",
     "new_cells",
     "obs_column",
+    "read_cells",
     "read_conditions",
     "read_counts",
     "read_embedding",
@@ -33,7 +35,10 @@ __all__ = [
     "read_preprocessing",
     "read_scores",
     "read_units",
+    "rows_in_time",
+    "write_carried",
     "write_flow",
     "write_preprocessing",
     "write_table",
+    "write_velocity",
 ]

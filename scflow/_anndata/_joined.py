@@ -17,7 +17,7 @@ from scipy import sparse
 from scflow import _keys
 from scflow._anndata._checks import is_sparse
 from scflow._anndata._counts import counts_layer, read_counts
-from scflow._anndata._results import _storable
+from scflow._anndata._results import storable
 from scflow._anndata._units import Units
 from scflow.errors import InputError, listed
 
@@ -130,7 +130,7 @@ def joined(
         obsp={name: _graph(values, n) for name, values in adata.obsp.items()},
         varp={name: values.copy() for name, values in adata.varp.items()},
     )
-    made.uns[slot.augment] = _storable(provenance)
+    made.uns[slot.augment] = storable(provenance)
     if units.raw is not None:
         below = units.raw(sparse.csr_matrix(counts[:, units.raw_genes]))
         made.raw = AnnData(_under(adata.raw.X, below, names), made.obs[[]], adata.raw.var, varm=dict(adata.raw.varm))

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Preprocessing",
+    "expression",
     "new_cells",
     "read_flow",
     "read_preprocessing",
+    "storable",
     "write_flow",
     "write_preprocessing",
     "write_table",
+    "writing",
 ]
 
 
@@ -63,13 +66,13 @@ def write_flow(adata: AnnData, content: Mapping[str, Any], key: str = _keys.FLOW
         Nested mappings of numpy arrays, numbers and strings, as `Flow.to_content` gives it. A "/" in a key, which
         would open a group in an h5ad file, is escaped. Arrays are copied.
     """
-    with _writing():
-        adata.uns[key] = _storable(content)
+    with writing():
+        adata.uns[key] = storable(content)
 
 
 def write_table(adata: AnnData, table: pd.DataFrame, key: str) -> None:
     """Leave a copy of a table in `.uns[key]`."""
-    with _writing():
+    with writing():
         adata.uns[key] = table.copy()
 
 
@@ -143,14 +146,14 @@ def new_cells(
     from anndata import AnnData
 
     obs = obs.set_axis(pd.Index([f"scflow_{i}" for i in range(len(obs))], dtype="object"), axis=0)
-    adata = AnnData(obs=obs) if counts is None else _with_counts(counts, genes, obs, target_sum)
+    adata = AnnData(obs=obs) if counts is None else expression(counts, genes, obs, target_sum)
     adata.obsm[_keys.STATE] = np.asarray(state, dtype=np.float32)
     adata.obsm[_keys.NOISE] = np.asarray(noise, dtype=np.float32)
-    adata.uns[_keys.FLOW] = {"provenance": _storable(provenance)}
+    adata.uns[_keys.FLOW] = {"provenance": storable(provenance)}
     return adata
 
 
-def _with_counts(counts: sparse.csr_matrix, genes: Sequence[str], obs: pd.DataFrame, target_sum: float) -> AnnData:
+def expression(counts: sparse.csr_matrix, genes: Sequence[str], obs: pd.DataFrame, target_sum: float) -> AnnData:
     """Counts, and beside them their logarithm, in an AnnData."""
     from anndata import AnnData
 
@@ -183,11 +186,11 @@ def write_preprocessing(
         "n_cells": adata.n_obs,
         "n_genes": adata.n_vars,
     }
-    with _writing():
+    with writing():
         adata.var[slot.mean] = statistics.mean
         adata.var[slot.sd] = statistics.sd
         adata.var[slot.dropout] = statistics.dropout
-        adata.uns[slot.pp] = _storable(settings)
+        adata.uns[slot.pp] = storable(settings)
 
 
 def read_preprocessing(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> Preprocessing | None:
@@ -218,7 +221,7 @@ def read_preprocessing(adata: AnnData, key: str = _keys.FLOW, *, name: str = "ad
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def writing() -> Iterator[None]:
     """Writing to a view makes it a copy of its own, as everywhere in AnnData, and here without the warning."""
     from anndata import ImplicitModificationWarning
 
@@ -227,17 +230,17 @@ def _writing() -> Iterator[None]:
         yield
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """Nested dictionaries of arrays, numbers and strings: what every version of the h5ad format can hold."""
     if isinstance(value, Mapping):
-        return {_escaped(str(k)): _storable(v) for k, v in value.items() if v is not None}
+        return {_escaped(str(k)): storable(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
         return np.array(value, dtype=object) if all(isinstance(v, str) for v in value) else np.array(value)
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _plain(value: Any) -> Any:
-    """The inverse of :func:`_storable` for mappings, which a view of an AnnData wraps in a class of its own."""
+    """The inverse of :func:`storable` for mappings, which a view of an AnnData wraps in a class of its own."""
     return {_unescaped(str(k)): _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 

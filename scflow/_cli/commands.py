@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scflow.flow import Flow
 
-__all__ = ["augment", "distill", "generate", "reflow", "score", "train"]
+__all__ = ["augment", "distill", "generate", "reflow", "score", "train", "transport"]
 
 _CELLS = ".h5ad"
 _FLOW = ".safetensors"
@@ -30,7 +30,8 @@ def train(options: argparse.Namespace) -> None:
     adata = read_cells(source)
     from scflow.tl import train as verb
 
-    flow = verb(adata, **for_verb(options))
+    populations = {name: _values(getattr(options, name), f"--{name}") for name in ("source", "target")}
+    flow = verb(adata, **(for_verb(options) | populations))
     if target.suffix == _CELLS:
         write_cells(adata, target)
         _say_saved(target, f"{adata.n_obs:,} cells with the flow in .uns[{options.key_added!r}]")
@@ -69,6 +70,22 @@ def generate(options: argparse.Namespace) -> None:
     write_cells(new, target)
     what = f"{new.n_vars:,} genes" if new.n_vars else f"{new.obsm['X_scflow'].shape[1]:,} coordinates, without counts"
     _say_saved(target, f"{new.n_obs:,} cells of {what}")
+
+
+def transport(options: argparse.Namespace) -> None:
+    """Read cells and a flow, carry them, and write them."""
+    source = check_input(options.adata, _CELLS)
+    target = check_output(options.out, _CELLS, overwrite=options.overwrite)
+    path = None if options.flow is None else check_input(options.flow, _FLOW, _CELLS)
+    asked = _values(options.target, "--target")
+    alone = None if asked is None else {column: values[0] for column, values in asked.items()}
+    given = for_verb(options) | {"target": alone, "guidance": _guidance(options.guidance)}
+    from scflow.tl import transport as verb
+
+    cells = read_cells(source)
+    verb(cells, **(given | {"flow": None if path is None else _flow(path)}))
+    write_cells(cells, target)
+    _say_saved(target, f"{cells.n_obs:,} cells and where they were carried")
 
 
 def augment(options: argparse.Namespace) -> None:
@@ -158,6 +175,19 @@ def _request(asked: list[str] | None) -> dict[str, str] | pd.DataFrame | None:
             )
         pairs[column] = value
     return pairs
+
+
+def _values(asked: list[str] | None, option: str) -> dict[str, list[str]] | None:
+    """`COLUMN=VALUE` pairs; a column that comes again has several values."""
+    if asked is None:
+        return None
+    found: dict[str, list[str]] = {}
+    for text in asked:
+        column, sign, value = text.partition("=")
+        if not (sign and column and value):
+            raise InputError(f"{option} was given {text!r}; expected COLUMN=VALUE, such as 'condition=ctrl'.")
+        found.setdefault(column, []).append(value)
+    return found
 
 
 def _guidance(asked: float | list[str]) -> float | str | dict[str, str]:

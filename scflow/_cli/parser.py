@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scflow {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _train, _reflow, _distill, _generate, _augment, _score):
+    for add in (_demo, _train, _reflow, _distill, _generate, _transport, _augment, _score):
         add(commands)
     return parser
 
@@ -108,6 +108,10 @@ def _train(commands: Any) -> None:
     _output(parser, "flow.safetensors", "the flow; with the ending .h5ad, the cells with the flow in .uns")
     add = _Options(parser.add_argument_group("options of scflow.tl.train"))
     add.several("--condition", "columns of .obs to learn the cells by", metavar="COLUMN", shown="none")
+    what = "start from cells instead of noise, those that have this value (or several) in the column"
+    add.several("--source", what, metavar="COLUMN=VALUE", shown="none")
+    add.several("--target", "and carry them to those that have that", metavar="COLUMN=VALUE", shown="all others")
+    add.several("--group", "columns that a cell keeps on its way, such as its type", metavar="COLUMN", shown="none")
     _layer(add)
     add("--space", "where the flow lives: genes, quantile, pca or counts", default="auto", metavar="NAME")
     add("--use-rep", "learn .obsm[KEY], an embedding of your own, without counts", metavar="KEY", shown="none")
@@ -115,7 +119,7 @@ def _train(commands: Any) -> None:
     add("--noise", "the law that cells are made from", default="auto", metavar="NAME")
     add("--time", "the law of training times", default="stratified", metavar="NAME")
     add("--weight", "the weight of the loss at each time", default="uniform", metavar="NAME")
-    add("--coupling", "how cells and noise are paired", default="independent", metavar="NAME")
+    add("--coupling", "how cells and noise are paired", default="auto", metavar="NAME")
     add("--field", "the network that is trained", default="mlp", metavar="NAME")
     add("--steps", "training steps", type=_whole, metavar="N", shown="chosen from the data's size")
     add("--batch-size", "cells a step", type=_whole_or_auto, default="auto", metavar="N")
@@ -189,6 +193,23 @@ def _generate(commands: Any) -> None:
     add("--weights", "the field's weights: average or raw", default="average", metavar="NAME")
     add("--calibration", "of counts: balanced, independent or none", default="balanced", metavar="NAME")
     add("--key-added", "the slot in .uns of an .h5ad file that the flow is in", default="scflow", metavar="NAME")
+
+
+def _transport(commands: Any) -> None:
+    parser = _command(commands, "transport", "COUNTS.h5ad ", "Carry cells along a flow between two populations.")
+    parser.add_argument("adata", metavar="COUNTS.h5ad", help="cells of the source population")
+    _output(parser, "carried.h5ad", "the cells, with where they went")
+    add = _Options(parser.add_argument_group("options of scflow.tl.transport"))
+    add("--flow", f"what carries them: {_CARRIED}", metavar="FLOW", shown="the one in the cells")
+    add.several("--target", "where to, if there are several targets", metavar="COLUMN=VALUE", shown="the only one")
+    _layer(add)
+    _guidance(add)
+    add("--solver", "euler, midpoint, heun, rk4, adams or dopri5", default="midpoint", metavar="NAME")
+    add("--steps", "steps of the solver", type=_whole_or_auto, default="auto", metavar="N")
+    _device(add)
+    _seed(add)
+    _progress(add)
+    add("--key-added", "the slots' name", default="scflow", metavar="NAME")
 
 
 def _augment(commands: Any) -> None:

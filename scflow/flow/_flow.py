@@ -21,7 +21,7 @@ from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow import _storage
 from scflow.flow._sampling import Drawn, Sampling, draw
-from scflow.matching import Bare, FlowMap, Preconditioned, noises, paths
+from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths
 from scflow.matching.names import SOLVERS
 
 __all__ = ["Flow"]
@@ -61,7 +61,7 @@ class Flow:
         take as much room as the field; ``dataclasses.replace(flow, raw=None)`` leaves them out.
     """
 
-    field: Preconditioned | Bare | FlowMap
+    field: Preconditioned | Displaced | Bare | FlowMap
     codec: Codec
     path: paths.Path
     noise: noises.Noise

@@ -31,12 +31,15 @@ from scflow.training.run import seeded
 
 __all__ = [
     "Recipe",
+    "codec_of",
     "default_lr",
     "default_steps",
+    "described",
     "drawn_to_calibrate",
     "facts_of",
     "learn",
     "learn_embedding",
+    "network_of",
 ]
 
 _DRAWN = 10_000
@@ -137,12 +140,12 @@ def learn(
     A `codec` that is fitted already saves fitting one.
     """
     cells = Cells(counts, run.device)
-    codec = codec or _codec(counts, cells, statistics, clip, conditions, condition, recipe, run)
+    codec = codec or codec_of(counts, cells, statistics, clip, conditions, condition, recipe, run)
     codec = codec.to(run.device).eval()
     noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=counts, condition=condition)
-    network = arranged(_network(recipe, codec, conditions, run), codec, counts, statistics, seed=run.seed)
+    network = arranged(network_of(recipe, codec, conditions, run), codec, counts, statistics, seed=run.seed)
     flow = _flow(cells, codec, network, noise, conditions, condition, recipe, run)
-    flow = _described(flow, genes, provenance, recipe)
+    flow = described(flow, genes, provenance, recipe)
     if not recipe.calibrate:
         return flow
     n_drawn = drawn_to_calibrate(codec.dim)
@@ -165,12 +168,12 @@ def learn_embedding(
     """Learn coordinates ``[n_cells, dim]`` of the user's own."""
     codec = Embedding.fit(coordinates).to(run.device).eval()
     noise = _noise(recipe.noise, codec, conditions)
-    network = _network(recipe, codec, conditions, run)
+    network = network_of(recipe, codec, conditions, run)
     flow = _flow(Coordinates(coordinates, run.device), codec, network, noise, conditions, condition, recipe, run)
-    return _described(flow, (), provenance, recipe)
+    return described(flow, (), provenance, recipe)
 
 
-def _codec(
+def codec_of(
     counts: sparse.csr_matrix,
     cells: Cells,
     statistics: GeneStatistics,
@@ -259,7 +262,7 @@ def _dropout_by_condition(
     return noises.DropoutByCondition.of(zeros, torch.from_numpy(size), groups)
 
 
-def _network(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -> nn.Module:
+def network_of(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -> nn.Module:
     """The network at its start."""
     cardinalities = conditions.cardinalities
     return seeded(lambda: built(recipe.field, recipe.network, codec.dim, cardinalities), run.generator(0))
@@ -312,7 +315,7 @@ def _flow(
     )
 
 
-def _described(flow: Flow, genes: tuple[str, ...], provenance: Mapping[str, Any], recipe: Recipe) -> Flow:
+def described(flow: Flow, genes: tuple[str, ...], provenance: Mapping[str, Any], recipe: Recipe) -> Flow:
     history: pd.DataFrame = flow.history
     done = int(history["step"].iloc[-1]) if len(history) else 0
     facts = {**provenance, **flow.provenance, "space": flow.codec.name, "steps": done, "steps_planned": recipe.steps}

@@ -22,7 +22,7 @@ from scflow.matching.objective import Velocity
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["TILE", "Drawn", "Sampling", "along", "draw"]
+__all__ = ["TILE", "Drawn", "Sampling", "along", "draw", "generator"]
 
 TILE = 256
 """Cells whose random numbers come from one generator. On a CPU a tile is also computed as one, always whole, so that
@@ -130,7 +130,7 @@ def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Dr
                     bar.update(len(state))
                 if flow.codec.has_counts:
                     whole = np.concatenate(values)
-                    rng = _generator(sampling, begin // TILE, 2)
+                    rng = generator(sampling, begin // TILE, 2)
                     counts.append(sparse.csr_matrix(whole if balance is None else balance(whole, begin, rng=rng)))
     finally:
         for module in modules:
@@ -149,7 +149,7 @@ def _batch(
     c = None if condition is None else condition[rows].to(device)
     conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
     each = zip(numbers, conditions, strict=True)
-    noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=_generator(sampling, i, 0)) for i, k in each])
+    noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=generator(sampling, i, 0)) for i, k in each])
     guided = sampling.guided.around(flow.field, flow.conditions.names)
     field, begin, scale = along(guided, flow.path, sampling.path)
     calls = 0
@@ -200,7 +200,7 @@ def along(field: Velocity, own: paths.Path, path: paths.Affine | None) -> tuple[
 
 def _decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampling, tile: int) -> Tensor:
     """Counts, calibrated where the flow is; or ranks, where they are asked for; or a user's own coordinates."""
-    rng = _generator(sampling, tile, 1)
+    rng = generator(sampling, tile, 1)
     if sampling.ranks:
         return flow.codec.rank(state, condition, rng=rng)
     if flow.calibration is None or sampling.calibration == "none":
@@ -208,11 +208,11 @@ def _decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Samp
     groups = group_codes(condition, flow.conditions.cardinalities, len(state)).to(state.device)
     ranks = flow.codec.rank(state, condition, rng=rng)
     # Numbers of its own: how many the ranks used up depends on the cells that come after these.
-    counts: Tensor = flow.calibration(ranks, groups, rng=_generator(sampling, tile, 2))
+    counts: Tensor = flow.calibration(ranks, groups, rng=generator(sampling, tile, 2))
     return counts
 
 
-def _generator(sampling: Sampling, tile: int, stream: int) -> torch.Generator:
+def generator(sampling: Sampling, tile: int, stream: int) -> torch.Generator:
     """A tile's own random numbers."""
     seed = np.random.SeedSequence([sampling.seed, 2 + stream, tile]).generate_state(1, np.uint64)[0]
     return torch.Generator(sampling.device).manual_seed(int(seed >> 1))

@@ -18,7 +18,7 @@ from scflow import _file, codecs, nn
 from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
-from scflow.matching import FlowMap, Preconditioned, noises, paths
+from scflow.matching import Displaced, FlowMap, Preconditioned, noises, paths
 from scflow.matching.names import NOISES, PATHS, named
 from scflow.training.history import COLUMNS
 
@@ -52,7 +52,12 @@ def to_content(flow: Flow) -> dict[str, Any]:
         "scflow": __version__,
         "time": "t=0 is data, t=1 is noise",
         "codec": {"name": flow.codec.name, "settings": flow.codec.settings()},
-        "field": {"name": names[0], "settings": network.settings, "map": isinstance(flow.field, FlowMap)},
+        "field": {
+            "name": names[0],
+            "settings": network.settings,
+            "map": isinstance(flow.field, FlowMap),
+            "displaced": isinstance(flow.field, Displaced),
+        },
         "path": _path_config(flow.path),
         "noise": _noise_config(flow.noise),
         "conditions": flow.conditions.to_json(),
@@ -94,10 +99,12 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
     state = _chosen("field", tensors)
     unit = torch.ones(codec.dim)
     network = nn.FIELDS[config["field"]["name"]](**config["field"]["settings"])
-    field: Preconditioned | FlowMap
+    field: Preconditioned | Displaced | FlowMap
     if config["field"].get("map", False):  # Flows of 0.1.0 are no maps, and do not say so.
         network.take_two_times()
         field = FlowMap(network, unit, unit)
+    elif config["field"].get("displaced", False):
+        field = Displaced(network, unit, unit, unit, unit)
     else:
         field = Preconditioned(network, path, unit, unit)
     field.load_state_dict(state)

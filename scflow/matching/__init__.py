@@ -3,11 +3,12 @@
 from scflow.matching import couplings, distillation, guidance, noises, paths, solvers, times, weights
 from scflow.matching.maps import FlowMap
 from scflow.matching.objective import FlowMatching
-from scflow.matching.preconditioning import Bare, Preconditioned, preconditioned
+from scflow.matching.preconditioning import Bare, Displaced, Preconditioned, preconditioned
 from scflow.matching.rerouting import Rerouted
 
 __all__ = [
     "Bare",
+    "Displaced",
     "FlowMap",
     "FlowMatching",
     "Preconditioned",

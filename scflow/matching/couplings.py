@@ -78,12 +78,15 @@ class Optimal(Coupling):
         return order.to(x1.device)
 
 
-def groups_of(condition: Tensor | None) -> Tensor | None:
+def groups_of(condition: Tensor | None, group: Tensor | None = None) -> Tensor | None:
     """A number for each cell, the same for equal rows of `condition` ``[n, k]``, int64 ``[n]``; NaN equals NaN.
 
     It is the condition that the field is told, after some have been dropped for guidance: "none" has a law of its own.
+    Cells of different codes of `group` ``[n]`` are never equal.
     """
-    if condition is None:
+    if condition is None and group is None:
         return None
-    codes: Tensor = torch.unique(condition.nan_to_num(nan=math.inf), dim=0, return_inverse=True)[1]
+    columns = [part.double() for part in (condition, None if group is None else group[:, None]) if part is not None]
+    rows = torch.cat(columns, dim=1).nan_to_num(nan=math.inf)
+    codes: Tensor = torch.unique(rows, dim=0, return_inverse=True)[1]
     return codes

@@ -42,6 +42,7 @@ NOISES: dict[str, type[noises.Noise]] = {
     "sparse": noises.Sparse,
     "dropout": noises.Dropout,
     "dropout_by_condition": noises.DropoutByCondition,
+    "population": noises.Population,
 }
 DISTILLATIONS: dict[str, type[distillation.Distillation]] = {
     "lagrangian": distillation.Lagrangian,

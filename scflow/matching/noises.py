@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scflow.errors import InputError
 
-__all__ = ["Dropout", "DropoutByCondition", "Gaussian", "MatchedVariance", "Noise", "Sparse"]
+__all__ = ["Dropout", "DropoutByCondition", "Gaussian", "MatchedVariance", "Noise", "Population", "Sparse"]
 
 
 class Noise(ABC):
@@ -256,3 +256,27 @@ def _check_masked(rate: Tensor, jitter: float) -> None:
         raise InputError(f"jitter={jitter} must be above 0: a flow cannot spread the atoms of masked noise.")
     if not bool(((rate >= 0) & (rate <= 1)).all()):
         raise InputError("rate must lie in [0, 1]: it is the share of zeros of each coordinate.")
+
+
+@dataclass(frozen=True, eq=False)
+class Population(Noise):
+    """Cells of a source population in the place of noise. They are carried: none can be drawn.
+
+    Parameters
+    ----------
+    scale
+        The standard deviation of each coordinate of the source cells' states, ``[dim]``.
+    """
+
+    scale: Tensor
+
+    def sample(self, n: int, dim: int, *, rng: torch.Generator) -> Tensor:
+        """Raise: there is no law to draw from."""
+        raise InputError(
+            "This flow starts from cells of a source population, and not from noise: it draws none. Give it cells to "
+            "carry: scflow.tl.transport(adata, flow)."
+        )
+
+    def sd(self, dim: int) -> Tensor:
+        """The source cells' standard deviations."""
+        return self.scale

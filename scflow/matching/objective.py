@@ -49,20 +49,35 @@ class FlowMatching:
         return self.terms(field, x0, x1, condition, rng=rng)[0].mean()
 
     def terms(
-        self, field: Velocity, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator
+        self,
+        field: Velocity,
+        x0: Tensor,
+        x1: Tensor,
+        condition: Tensor | None,
+        *,
+        rng: torch.Generator,
+        group: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What `loss` is the mean of: the loss of every cell, and the time it was drawn at, each ``[n]``.
 
-        `condition` is what the field is told.
+        `condition` is what the field is told, `group` what it is not told and cells are paired within as well.
         """
-        x1 = self.paired(x0, x1, condition, rng=rng)
+        x1 = self.paired(x0, x1, condition, rng=rng, group=group)
         t = self.draw_times(len(x0), rng=rng)
         return self.losses(field, x0, x1, t, condition), t
 
-    def paired(self, x0: Tensor, x1: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
+    def paired(
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        condition: Tensor | None,
+        *,
+        rng: torch.Generator,
+        group: Tensor | None = None,
+    ) -> Tensor:
         """The noise `x1` in the order of the cells `x0` that the coupling gives it to, within equal conditions."""
-        group = couplings.groups_of(condition) if self.coupling.by_group else None
-        order = self.coupling.pair(x0, x1, group, rng=rng)
+        codes = couplings.groups_of(condition, group) if self.coupling.by_group else None
+        order = self.coupling.pair(x0, x1, codes, rng=rng)
         return x1 if order is None else x1[order]
 
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from scflow.matching.paths import Affine, Path, like
 
-__all__ = ["Bare", "Preconditioned", "preconditioned"]
+__all__ = ["Bare", "Displaced", "Preconditioned", "preconditioned"]
 
 
 class Preconditioned(nn.Module):
@@ -68,6 +68,42 @@ class Bare(nn.Module):
         """The network's velocity at the states `x` ``[n, ...]`` and times `t` ``[n]``, float32."""
         velocity: Tensor = self.network(x, t, condition).float()
         return velocity
+
+
+class Displaced(nn.Module):
+    r"""A field from cells to cells: :math:`v = m + o\, f((x - c) / s, t)`.
+
+    Cells and their partners are alike, so the best linear velocity of independent ones is no help. What is known
+    beforehand is the displacement :math:`x_1 - x_0` of the pairs: its mean :math:`m` and its root mean square around it
+    :math:`o`. A network that has learnt nothing moves all cells alike.
+
+    Parameters
+    ----------
+    network
+        ``network(x, t, condition) -> velocity``, all of the shape of `x`.
+    centre, spread
+        Mean and standard deviation of each coordinate of the states, ``[dim]``.
+    step, step_sd
+        Mean and standard deviation of each coordinate of the displacement from data to source, ``[dim]``.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    step: Tensor
+    step_sd: Tensor
+
+    def __init__(self, network: nn.Module, centre: Tensor, spread: Tensor, step: Tensor, step_sd: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("centre", centre.float().clone())
+        self.register_buffer("spread", spread.float().clamp_min(1e-6))
+        self.register_buffer("step", step.float().clone())
+        self.register_buffer("step_sd", step_sd.float().clamp_min(1e-6))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The velocity at the states `x` ``[n, dim]`` and times `t` ``[n]``, float32."""
+        out = self.network((x - self.centre) / self.spread, t, condition).float()
+        return torch.addcmul(self.step, self.step_sd, out)
 
 
 def preconditioned(network: nn.Module, path: Path, data_sd: Tensor, noise_sd: Tensor) -> Preconditioned | Bare:

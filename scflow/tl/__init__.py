@@ -12,6 +12,9 @@ from scflow.tl.report import report
 from scflow.tl.score import score
 from scflow.tl.steps import steps
 from scflow.tl.train import train
+from scflow.tl.trajectory import trajectory
+from scflow.tl.transport import transport
+from scflow.tl.velocity import velocity
 from scflow.tl.verdict import verdict
 
 __all__ = [
@@ -24,5 +27,8 @@ __all__ = [
     "score",
     "steps",
     "train",
+    "trajectory",
+    "transport",
+    "velocity",
     "verdict",
 ]

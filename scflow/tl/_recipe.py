@@ -36,8 +36,10 @@ _SMALL_BATCH = 32
 _FEWEST = 20
 
 
-def objective_of(path: Any, time: Any, weight: Any, coupling: Any) -> matching.FlowMatching:
-    """What the field is trained to do, from names or objects."""
+def objective_of(path: Any, time: Any, weight: Any, coupling: Any, *, carrying: bool = False) -> matching.FlowMatching:
+    """What the field is trained to do, from names or objects; cells are carried by pairs that are alike."""
+    if isinstance(coupling, str) and coupling == "auto":
+        coupling = "optimal" if carrying else "independent"
     return matching.FlowMatching(
         chosen(path, PATHS, matching.paths.Path, "path"),
         chosen(time, TIMES, matching.times.Time, "time"),
@@ -61,15 +63,20 @@ def space_of(space: str, use_rep: str | None) -> str:
     return "counts" if space == "auto" else space
 
 
-def noise_of(noise: str | matching.noises.Noise, space: str) -> str | matching.noises.Noise:
-    """The noise, by its name or itself, if it suits the space."""
+def noise_of(noise: str | matching.noises.Noise, space: str, *, carrying: bool = False) -> str | matching.noises.Noise:
+    """The noise, by its name or itself, if it suits the space; cells that are carried need none."""
+    if carrying and noise != "auto":
+        raise InputError(
+            f"noise={noise!r} and source= exclude each other: the flow starts from cells. Leave noise out."
+        )
     if isinstance(noise, matching.noises.Noise):
         return noise
     if noise == "auto":  # By measurement: docs/guide.md, "What the choices are worth".
         return "sparse" if space == "genes" else "gaussian"
-    if noise not in NOISES:
+    known = [name for name in NOISES if name != "population"]
+    if noise not in known:
         raise InputError(
-            f"noise={noise!r} is not known.{nearest(noise, NOISES)} Choose 'auto', {', '.join(map(repr, NOISES))}, or "
+            f"noise={noise!r} is not known.{nearest(noise, known)} Choose 'auto', {', '.join(map(repr, known))}, or "
             "pass a scflow.matching.noises.Noise of your own."
         )
     if noise in _PER_GENE and space not in ("genes", "quantile"):

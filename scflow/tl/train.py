@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scflow import _anndata, matching, pp
-from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow import Flow, Watch
 from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
+from scflow.flow._sourcing import learn_carrying
 from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.tl._recipe import (
     batch_size_of,
@@ -26,9 +26,9 @@ from scflow.tl._recipe import (
     precision_of,
     share_of,
     space_of,
-    split,
     warn_of,
 )
+from scflow.tl._task import Task
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
 from scflow.training.history import Callback
 
@@ -42,6 +42,9 @@ def train(
     adata: AnnData,
     *,
     condition: str | Sequence[str] | None = None,
+    source: Mapping[str, Any] | None = None,
+    target: Mapping[str, Any] | None = None,
+    group: str | Sequence[str] | None = None,
     layer: str | None = None,
     space: str = "auto",
     use_rep: str | None = None,
@@ -49,7 +52,7 @@ def train(
     noise: str | matching.noises.Noise = "auto",
     time: str | matching.times.Time = "stratified",
     weight: str | matching.weights.Weight = "uniform",
-    coupling: str | matching.couplings.Coupling = "independent",
+    coupling: str | matching.couplings.Coupling = "auto",
     field: str | torch.nn.Module | Callable[..., torch.nn.Module] = "mlp",
     steps: int | None = None,
     batch_size: int | str = "auto",
@@ -76,6 +79,15 @@ def train(
         Cells with raw counts, sparse or dense, in `.X` or in `layer`.
     condition
         Columns of `.obs` that cells are drawn by: categories, or numbers such as a dose.
+    source, target
+        Two populations of cells, by columns of `.obs` and their values: the flow then starts from cells, not from
+        noise, and carries those of `source` to those of `target`, such as ``source={"condition": "ctrl"},
+        target={"condition": ["IFN", "LPS"]}``. Without `target` all other cells are. Where the target cells have
+        several values in a column, the field is told which, and :func:`scflow.tl.transport` asks for one. Cells of
+        neither are not learnt from.
+    group
+        Columns of `.obs` that a cell keeps on its way, such as its type: cells are paired within equal values. The
+        field is not told; so cells of a type that has no target cells are carried as those like them.
     layer
         Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` holds no counts.
     space
@@ -93,8 +105,9 @@ def train(
         categorical conditions, drawn towards the whole where cells are few). Time: ``"stratified"``, ``"uniform"``,
         ``"importance"`` (more near the data), ``"logit_normal"`` (in the middle) or ``"u_shaped"`` (at the ends).
         Weight of the loss on velocities: ``"uniform"``, ``"inverse_snr"``, ``"min_snr"``, ``"endpoint"`` (at the data)
-        or ``"endpoint_noise"``. Coupling of cells and noise in a batch: ``"independent"``, or ``"optimal"`` (optimal
-        transport among the cells of equal conditions: straighter ways, drawn in fewer steps).
+        or ``"endpoint_noise"``. Coupling of cells and noise in a batch: ``"independent"`` (``"auto"``), or
+        ``"optimal"`` (optimal transport among the cells of equal conditions: straighter ways, drawn in fewer steps;
+        ``"auto"`` for a source of cells).
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
@@ -161,13 +174,15 @@ def train(
     ('counts', ('cell_type',))
     """
     _anndata.checked(adata)
+    if source is not None and watch is not None:
+        raise InputError(f"watch={watch!r} draws cells from noise, and with source= there is none. Leave watch out.")
     keeping = _checkpoint(checkpoint, resume)
     space = space_of(space, use_rep)
     kind, settings = chosen_field(field)
     recipe = Recipe(
         space=space,
-        objective=objective_of(path, time, weight, coupling),
-        noise=noise_of(noise, space),
+        objective=objective_of(path, time, weight, coupling, carrying=source is not None),
+        noise=noise_of(noise, space, carrying=source is not None),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
         optimisation=optimisation or Optimisation(),
@@ -178,32 +193,31 @@ def train(
     where, fraction = device_of(device), share_of(validation)
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
     numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
-    frame = _anndata.read_conditions(adata, condition)
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
-    rows = split(adata.n_obs, fraction, size, start, where)
+    populations = (source, target, group)
+    task = Task.of(adata, data, condition, populations, fraction=fraction, size=size, seed=start, device=where)
     run = Run(
-        train=rows[0],
-        validation=rows[1],
-        batch_size=batch_size_of(size, len(rows[0]), where),
+        train=task.rows[0],
+        validation=task.rows[1],
+        batch_size=batch_size_of(size, len(task.rows[0]), where),
         seed=start,
         device=where,
         precision=numbers,
         progress=progress,
         callbacks=tuple(callbacks),
     )
-    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
-    check_groups(recipe.noise, conditions)
-    encoded = conditions.encode(frame).to(run.device) if len(conditions) else None
+    check_groups(recipe.noise, task.conditions)
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
-    check_field(kind, settings, dim, conditions.cardinalities)
+    check_field(kind, settings, dim, task.conditions.cardinalities)
     if keeping is not None:
         prepared = _preprocessing(adata, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in adata.var_names]
-        of = identity(data, genes, conditions, encoded, recipe, run, prepared)
+        prepared |= task.facts
+        of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
     warn_of(recipe, run)
     with half_the_cores():
-        flow = _learn(adata, data, conditions, encoded, layer, use_rep, recipe, run, key_added)
+        flow = _learn(adata, task, layer, use_rep, recipe, run, key_added)
     _leave(adata, flow, key_added)
     return flow
 
@@ -220,9 +234,7 @@ def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
 
 def _learn(
     adata: AnnData,
-    data: Any,
-    conditions: Conditions,
-    condition: torch.Tensor | None,
+    task: Task,
     layer: str | None,
     use_rep: str | None,
     recipe: Recipe,
@@ -230,14 +242,18 @@ def _learn(
     key_added: str,
 ) -> Flow:
     """Preprocess where that was not done, say what is about to happen, and learn."""
-    provenance: dict[str, Any] = {"n_cells": adata.n_obs, "seed": run.seed, "condition": list(conditions.names)}
+    n, names = task.data.shape[0], list(task.conditions.names)
+    provenance: dict[str, Any] = {"n_cells": n, "seed": run.seed, "condition": names, **task.facts}
+    given = (task.conditions, task.condition)
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
         how = f"{recipe.steps:,} steps of {run.batch_size} cells on {run.device}"
-        print(f"scflow: {adata.n_obs:,} cells, {what}, {how}")
+        print(f"scflow: {task.cells_in_words()}, {what}, {how}")
     if use_rep:
         provenance["use_rep"] = use_rep
-        return learn_embedding(data, conditions, condition, recipe, run, provenance)
+        if task.roles is not None:
+            return learn_carrying(task.data, None, 0.0, task.roles, *given, (), recipe, run, provenance)
+        return learn_embedding(task.data, *given, recipe, run, provenance)
     source = _anndata.counts_layer(adata, layer)
     done = _anndata.read_preprocessing(adata, key_added)
     if done is None or done.layer != source:
@@ -246,7 +262,9 @@ def _learn(
     assert done is not None
     provenance |= {"layer": source or "X", "target_sum": done.statistics.target_sum}
     genes = tuple(str(name) for name in adata.var_names)
-    return learn(data, done.statistics, done.clip, conditions, condition, genes, recipe, run, provenance)
+    if task.roles is not None:
+        return learn_carrying(task.data, done.statistics, done.clip, task.roles, *given, genes, recipe, run, provenance)
+    return learn(task.data, done.statistics, done.clip, *given, genes, recipe, run, provenance)
 
 
 def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: bool) -> Checkpoint | None:

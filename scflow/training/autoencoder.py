@@ -13,7 +13,7 @@ from torch import Tensor
 from scflow.codecs import Counts
 from scflow.training.averages import Ramp
 from scflow.training.batches import Cells, Order
-from scflow.training.effects import fit_effects, often_enough
+from scflow.training.effects import fit_effects
 from scflow.training.history import Monitor
 from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
@@ -72,8 +72,7 @@ def fit_counts(
 
     plan = Plan(steps, every=max(1, steps // 25), patience=6, clip=20.0, average=Ramp(0.99))
     monitor = Monitor(steps, title="codec", progress=run.progress)
-    rows = often_enough(run.train, condition, cardinalities) if effects == "code" else run.train
-    batches = Order(rows, min(run.batch_size, 128), run.generator(7))
+    batches = Order(run.train, min(run.batch_size, 128), run.generator(7))
     optimizer = adamw(codec, lr=lr, weight_decay=1e-4, fast=codec.fast_parameters())
     keeper = run.keeper("codec", batches, [rng])
     trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast, keeper=keeper)

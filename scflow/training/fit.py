@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +98,8 @@ def fit_pairs(
     rng, bins = run.generator(1), TimeBins(objective)
 
     def loss(rows: Tensor) -> Tensor:
-        x0, x1, c = pairs.draw(rows, rng=rng)
-        losses, t = objective.terms(field, x0, x1, c, rng=rng)
+        x0, x1, c, group = pairs.draw(rows, rng=rng)
+        losses, t = objective.terms(field, x0, x1, c, rng=rng, group=group)
         bins.add(t, losses)
         return losses.mean()
 
@@ -193,8 +193,9 @@ def _fixed_validation(
     rng = run.generator(4)
     times = max(1, most // len(run.validation))
     rows = run.validation[:most].repeat(times)
-    x0, x1, c = pairs.fixed(rows, rng=rng)
-    x1 = torch.cat([objective.paired(*batch, rng=rng) for batch in _batches(x0, x1, c, size=run.batch_size)])
+    x0, x1, c, group = pairs.fixed(rows, rng=rng)
+    batches = zip(_batches(x0, x1, c, size=run.batch_size), _pieces(group, len(rows), run.batch_size), strict=True)
+    x1 = torch.cat([objective.paired(*batch, rng=rng, group=some) for batch, some in batches])
     t = objective.draw_times(len(rows), rng=rng)
 
     def validate() -> float:
@@ -209,6 +210,9 @@ def _batches(
     x0: Tensor, x1: Tensor, condition: Tensor | None, *, size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Cells, noises and conditions, `size` at a time."""
-    n = -(-len(x0) // size)
-    conditions = [None] * n if condition is None else torch.split(condition, size)
-    return zip(torch.split(x0, size), torch.split(x1, size), conditions, strict=True)
+    return zip(torch.split(x0, size), torch.split(x1, size), _pieces(condition, len(x0), size), strict=True)
+
+
+def _pieces(values: Tensor | None, n: int, size: int) -> Sequence[Tensor | None]:
+    """What belongs to `n` cells, `size` at a time; nothing of nothing."""
+    return [None] * -(-n // size) if values is None else torch.split(values, size)

@@ -11,15 +11,19 @@ from torch import Tensor
 from scflow.matching import noises
 from scflow.training.batches import States
 
-__all__ = ["Coupled", "Fresh", "Pair", "Pairs", "dropped"]
+__all__ = ["Carried", "Coupled", "Fresh", "Pair", "Pairs", "Sources", "dropped"]
 
 
 class Pair(NamedTuple):
-    """States of cells and noise, each ``[n, ...]``, and the conditions that the field is told ``[n, k]``, if any."""
+    """States of cells and noise, each ``[n, ...]``, and the conditions that the field is told ``[n, k]``, if any.
+
+    `group` ``[n]`` is what the field is not told, and pairs are made within as well.
+    """
 
     data: Tensor
     noise: Tensor
     condition: Tensor | None
+    group: Tensor | None = None
 
 
 class Pairs(Protocol):
@@ -101,6 +105,89 @@ class Coupled:
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """The same."""
         return self.draw(rows, rng=rng)
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Cells of a source population, to be drawn by their group.
+
+    Attributes
+    ----------
+    rows
+        Row numbers, group by group, int64 ``[n_sources]``.
+    start
+        Where each group begins in `rows`, and the end of the last, int64 ``[n_groups + 1]``.
+    """
+
+    rows: Tensor
+    start: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, group: Tensor, n_groups: int) -> Sources:
+        """From the rows of source cells and the codes of their groups, each ``[n_sources]``."""
+        size = torch.bincount(group, minlength=n_groups)
+        start = torch.cat([size.new_zeros(1), size.cumsum(0)])
+        return cls(rows[torch.argsort(group, stable=True)], start)
+
+    def draw(self, group: Tensor, *, rng: torch.Generator) -> Tensor:
+        """A row for each code of `group` ``[n]``, evenly: no cell of a group comes twice before each came once."""
+        size = self.start[group + 1] - self.start[group]
+        shuffle = torch.rand(len(self.rows), generator=rng, device=rng.device)
+        order = torch.argsort(shuffle)
+        order = order[torch.argsort(self._codes()[order], stable=True)]
+        return self.rows[order[self.start[group] + _turn(group) % size]]
+
+    def _codes(self) -> Tensor:
+        """The group of each of `rows`."""
+        numbers = torch.arange(len(self.start) - 1, device=self.start.device)
+        return torch.repeat_interleave(numbers, self.start.diff())
+
+
+def _turn(group: Tensor) -> Tensor:
+    """How many times its code came before, for each entry."""
+    order = torch.argsort(group, stable=True)
+    size = torch.bincount(group)
+    first = (size.cumsum(0) - size)[group[order]]
+    turn = torch.empty_like(group)
+    turn[order] = torch.arange(len(group), device=group.device) - first
+    return turn
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """Cells of a target population, each with a cell of the source population that is of its group.
+
+    Attributes
+    ----------
+    states
+        Where the states of both come from.
+    condition
+        What the field is told of the target cells ``[n_cells, n_conditions]``; of source cells it is not looked at.
+    group
+        The code of each cell's group ``[n_cells]``.
+    sources
+        The source cells.
+    dropout
+        How often a condition is dropped.
+    """
+
+    states: States
+    condition: Tensor | None
+    group: Tensor
+    sources: Sources
+    dropout: float
+
+    def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
+        """Cells, partners, and what the field is told."""
+        x0, x1, c, group = self.fixed(rows, rng=rng)
+        return Pair(x0, x1, dropped(c, rate=self.dropout, rng=rng), group)
+
+    def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
+        """The same under the cells' own conditions."""
+        group = self.group[rows]
+        x0 = self.states.states(rows, rng=rng)
+        x1 = self.states.states(self.sources.draw(group, rng=rng), rng=rng)
+        return Pair(x0, x1, None if self.condition is None else self.condition[rows], group)
 
 
 def dropped(condition: Tensor | None, *, rate: float, rng: torch.Generator) -> Tensor | None:

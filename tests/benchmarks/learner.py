@@ -16,7 +16,7 @@ from scflow.codecs import Codec, GeneStatistics
 from scflow.codecs.statistics import gene_statistics
 from scflow.conditions import Conditions
 from scflow.flow import Flow, Sampling
-from scflow.flow._learning import Recipe, _codec, default_steps, learn
+from scflow.flow._learning import Recipe, codec_of, default_steps, learn
 from scflow.matching import FlowMatching
 from scflow.metrics.yardstick import Yardstick
 from scflow.tl._recipe import noise_of
@@ -50,7 +50,7 @@ class Learner:
         """The codec of the space, fitted as scflow.tl.train would in a run of so many steps."""
         run, cells = self._run([]), Cells(self.counts, torch.device("cpu"))
         recipe = replace(self.default(steps), effects=effects)
-        return _codec(self.counts, cells, self.statistics, CLIP, self.conditions, self.condition, recipe, run)
+        return codec_of(self.counts, cells, self.statistics, CLIP, self.conditions, self.condition, recipe, run)
 
     def learn(self, recipe: Recipe, codec: Codec) -> tuple[Flow, float]:
         """A flow, not yet calibrated, and the seconds of processor time that its field took to train."""

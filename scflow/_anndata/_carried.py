@@ -1,0 +1,110 @@
+"""Cells that a flow carries: in, as their genes' counts or coordinates; and what became of them, out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scflow import _keys
+from scflow._anndata._annotations import match_genes, read_embedding
+from scflow._anndata._counts import read_counts
+from scflow._anndata._results import expression, storable, writing
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["read_cells", "rows_in_time", "write_carried", "write_velocity"]
+
+
+def read_cells(
+    adata: AnnData, genes: Sequence[str], use_rep: str | None, layer: str | None
+) -> sparse.csr_matrix | NDArray[np.float32]:
+    """What a flow needs of cells: counts of its `genes`, in their order by name, or coordinates in `.obsm[use_rep]`."""
+    if use_rep is not None:
+        return read_embedding(adata, use_rep)
+    counts = read_counts(adata, layer, for_training=False)
+    places = match_genes(adata, genes)
+    return counts if np.array_equal(places, np.arange(adata.n_vars)) else sparse.csr_matrix(counts[:, places])
+
+
+def write_carried(
+    adata: AnnData,
+    states: tuple[NDArray[np.float32], NDArray[np.float32]],
+    counts: sparse.csr_matrix | None,
+    genes: Sequence[str],
+    facts: Mapping[str, Any],
+    key: str,
+) -> None:
+    """Leave where cells came from and went to in `.obsm`, their counts in `.layers`, and how in `.uns`.
+
+    Genes that the flow does not know have no counts.
+    """
+    slot = _keys.slots(key)
+    with writing():
+        adata.obsm[slot.source], adata.obsm[slot.state] = states
+        if counts is not None:
+            adata.layers[slot.flow] = _over_all_genes(counts, genes, adata)
+        adata.uns[slot.transport] = storable(facts)
+
+
+def write_velocity(
+    adata: AnnData, states: NDArray[np.float32], velocity: NDArray[np.float32], key: str, use_rep: str | None
+) -> None:
+    """Leave states and velocities in `.obsm`, under the names that plots of scvelo look for: X_name, velocity_name."""
+    slot = _keys.slots(key)
+    with writing():
+        adata.obsm[slot.state], adata.obsm[slot.velocity] = states, velocity
+        if use_rep is not None:
+            adata.obsm[f"velocity_{use_rep.removeprefix('X_')}"] = velocity.copy()
+
+
+def rows_in_time(
+    adata: AnnData,
+    times: Sequence[float],
+    states: NDArray[np.float32],
+    counts: Sequence[sparse.csr_matrix],
+    genes: Sequence[str],
+    *,
+    target_sum: float,
+    facts: Mapping[str, Any],
+    key: str,
+) -> AnnData:
+    """A new AnnData with a row for each cell at each time: all cells at the first time, then at the next.
+
+    Parameters
+    ----------
+    states
+        ``[n_times, n_cells, dim]``.
+    counts
+        One matrix a time ``[n_cells, n_genes]``, or none.
+    """
+    from anndata import AnnData
+
+    slot, n = _keys.slots(key), adata.n_obs
+    names = np.tile(adata.obs_names.to_numpy(dtype=object), len(times))
+    obs = pd.concat([adata.obs] * len(times))
+    obs[slot.cell] = pd.Categorical(names, categories=adata.obs_names)
+    obs[slot.time] = np.repeat(np.asarray(times, dtype=np.float64), n)
+    obs.index = pd.Index([f"{name}@{i}" for i in range(len(times)) for name in adata.obs_names], dtype="object")
+    if counts:
+        rows = expression(sparse.csr_matrix(sparse.vstack(counts, format="csr")), genes, obs, target_sum)
+    else:
+        rows = AnnData(obs=obs)
+    rows.obsm[slot.state] = states.reshape(-1, states.shape[2])
+    rows.uns[slot.transport] = storable(facts)
+    return rows
+
+
+def _over_all_genes(counts: sparse.csr_matrix, genes: Sequence[str], adata: AnnData) -> sparse.csr_matrix:
+    """Columns in the order of `.var`."""
+    places = match_genes(adata, genes)
+    if np.array_equal(places, np.arange(adata.n_vars)):
+        return counts
+    found = counts.tocoo()
+    shape = (adata.n_obs, adata.n_vars)
+    return sparse.csr_matrix((found.data, (found.row, places[found.col])), shape=shape)

@@ -1,0 +1,131 @@
+"""What `scflow.tl.train` learns: the cells, what they are conditioned on, and which of them are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from scflow import _anndata
+from scflow.conditions import Conditions
+from scflow.errors import InputError
+from scflow.flow._sourcing import Roles
+from scflow.tl._recipe import split
+from scflow.tl._roles import Chosen, roles_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Cells to learn from.
+
+    Attributes
+    ----------
+    data
+        Counts ``[n_cells, n_genes]`` or coordinates ``[n_cells, dim]``, of the cells that are learnt from alone.
+    conditions, condition
+        The schema, and the cells' encoded conditions ``[n_cells, n_conditions]`` or ``None``.
+    rows
+        Rows to learn from, and rows to look at, in random order.
+    roles
+        Which cells are carried to which; ``None`` for a flow from noise.
+    facts
+        What the provenance says of that.
+    """
+
+    data: Any
+    conditions: Conditions
+    condition: Tensor | None
+    rows: tuple[Tensor, Tensor]
+    roles: Roles | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        adata: AnnData,
+        data: Any,
+        condition: str | Sequence[str] | None,
+        populations: tuple[Any, Any, Any],
+        *,
+        fraction: float,
+        size: int | None,
+        seed: int,
+        device: torch.device,
+    ) -> Task:
+        """The task of an AnnData's `data`; `populations` are the options source, target and group."""
+        chosen = roles_of(adata, *populations)
+        if chosen is not None:
+            return _carrying(adata, data, condition, chosen, fraction, size, seed, device)
+        frame = _anndata.read_conditions(adata, condition)
+        conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+        encoded = conditions.encode(frame).to(device) if len(conditions) else None
+        return cls(data, conditions, encoded, split(adata.n_obs, fraction, size, seed, device))
+
+    def cells_in_words(self) -> str:
+        """How many cells there are, and of which population."""
+        if self.roles is None:
+            return f"{self.data.shape[0]:,} cells"
+        return f"{len(self.roles.source):,} cells carried to {len(self.roles.target):,}"
+
+
+def _carrying(
+    adata: AnnData,
+    data: Any,
+    condition: str | Sequence[str] | None,
+    chosen: Chosen,
+    fraction: float,
+    size: int | None,
+    seed: int,
+    device: torch.device,
+) -> Task:
+    """The cells of both populations; the conditions are those of the target's."""
+    used = np.flatnonzero(chosen.source | chosen.target)
+    target = np.flatnonzero(chosen.target[used])
+    source = np.flatnonzero(chosen.source[used])
+    frame = _told(adata, condition, chosen)
+    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+    encoded = None
+    if len(conditions):
+        encoded = torch.full((len(used), len(conditions)), torch.nan)
+        encoded[target] = conditions.encode(frame)
+        encoded = encoded.to(device)
+    codes, group = np.unique(chosen.group[used], return_inverse=True)
+    to, by, of = (torch.from_numpy(rows.reshape(-1)).to(device) for rows in (target, source, group))
+    facts = {**chosen.facts, "n_source": len(source), "n_target": len(target)}
+    rows = _split_both((target, source), fraction, size, seed, device)
+    return Task(data[used], conditions, encoded, rows, Roles(by, to, of, len(codes)), facts)
+
+
+def _told(adata: AnnData, condition: str | Sequence[str] | None, chosen: Chosen) -> pd.DataFrame:
+    """What the field is told of the target cells: where they are carried to, and other conditions."""
+    more = [condition] if isinstance(condition, str) else list(condition or ())
+    twice = [column for column in more if column in chosen.told]
+    if twice:
+        raise InputError(
+            f"condition names {twice[0]!r}, which target cells are told apart by already. Leave it out of condition."
+        )
+    return _anndata.read_conditions(adata[chosen.target], [*chosen.told, *more] or None)
+
+
+def _split_both(
+    populations: Sequence[np.ndarray[Any, Any]], fraction: float, size: int | None, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The same share of each population to look at; batches are of target cells, the first."""
+    parts = []
+    for i, rows in enumerate(populations):
+        mine = torch.from_numpy(rows).to(device)
+        parts.append([mine[places] for places in split(len(rows), fraction, None if i else size, seed, device)])
+    rng = np.random.default_rng([seed, 3])
+    train, validation = (torch.cat(rows) for rows in zip(*parts, strict=True))
+    first, second = (torch.from_numpy(rng.permutation(len(rows))).to(device) for rows in (train, validation))
+    return train[first], validation[second]
