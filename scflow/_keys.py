@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 __all__ = [
     "AUGMENT",
-    "CELL",
     "COUNTS",
     "DROPOUT",
     "FLOW",
@@ -16,14 +15,10 @@ __all__ = [
     "PP",
     "SCORE",
     "SD",
-    "SOURCE",
     "STANDARDIZED",
     "STATE",
     "STEPS",
     "SYNTHETIC",
-    "TIME",
-    "TRANSPORT",
-    "VELOCITY",
     "Slots",
     "slots",
 ]
@@ -63,14 +58,6 @@ class Slots:
         `.obs`, of cells at several times: the cell's name, and when it is there.
     augment
         `.uns`: what the synthetic cells among real ones were drawn from, and how.
-    source
-        `.obsm`: the state that carried cells started from.
-    transport
-        `.uns`: what cells were carried from, where to, and how.
-    cell, time
-        `.obs` of a trajectory: the name of the cell, and the time it is seen at.
-    velocity
-        `.obsm`: which way each cell moves, in the coordinates of `state`.
     """
 
     flow: str
@@ -91,11 +78,6 @@ class Slots:
     cell: str
     time: str
     augment: str
-    source: str
-    transport: str
-    cell: str
-    time: str
-    velocity: str
 
 
 def slots(key_added: str = "scflow") -> Slots:
@@ -127,11 +109,6 @@ def slots(key_added: str = "scflow") -> Slots:
         cell=f"{key_added}_cell",
         time=f"{key_added}_time",
         augment=f"{key_added}_augment",
-        source=f"X_{key_added}_source",
-        transport=f"{key_added}_transport",
-        cell=f"{key_added}_cell",
-        time=f"{key_added}_time",
-        velocity=f"velocity_{key_added}",
     )
 
 
@@ -149,8 +126,3 @@ SCORE = slots().score
 STEPS = slots().steps
 SYNTHETIC = slots().synthetic
 AUGMENT = slots().augment
-SOURCE = slots().source
-TRANSPORT = slots().transport
-CELL = slots().cell
-TIME = slots().time
-VELOCITY = slots().velocity
