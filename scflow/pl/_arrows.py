@@ -88,24 +88,28 @@ def _units(vectors: Points) -> Numbers:
     return result
 
 
-def averaged(points: Points, arrows: Numbers, n: int, least: float) -> Grid:
-    """Arrows of cells as means over a grid of `n` by `n` points, weighted by a bell as wide as half a mesh.
+def averaged(points: Points, arrows: Numbers, marks: Numbers, least: float) -> Grid:
+    """Arrows of cells as means over a grid, weighted by a bell as wide as half a mesh.
 
-    A point of the grid has an arrow where the weights of the cells around it come to at least `least` cells.
+    Parameters
+    ----------
+    points, arrows
+        The cells and an arrow of each, `[n_cells, 2]`.
+    marks
+        Where the lines of the grid are, evenly along x and along y, `[n, 2]`.
+    least
+        A point of the grid has an arrow where the weights of the cells around it come to at least so many cells.
     """
-    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
-    axes = [np.linspace(low[i], high[i], n) if high[i] > low[i] else low[i] + np.arange(n) for i in (0, 1)]
     # A bell of two coordinates is the product of two: so sums over cells are products of two matrices.
-    x, y = (_bells(points[:, i], axes[i]) for i in (0, 1))
+    x, y = (_bells(points[:, i], marks[:, i]) for i in (0, 1))
     weight = y.T @ x
     sums = np.stack([(y * arrows[:, i, None]).T @ x for i in (0, 1)], axis=-1)
-    mean = np.full((n, n, 2), np.nan)
+    mean = np.full((*weight.shape, 2), np.nan)
     np.divide(sums, weight[..., None], out=mean, where=weight[..., None] >= least)
-    return Grid(axes[0], axes[1], mean)
+    return Grid(marks[:, 0], marks[:, 1], mean)
 
 
 def _bells(values: Points, at: Numbers) -> Numbers:
     """The weight of each value at each place, 1 where it stands, `[n_values, n_places]`."""
-    mesh = at[1] - at[0]
-    result: Numbers = np.exp(-0.5 * ((values[:, None] - at) / (0.5 * mesh)) ** 2)
+    result: Numbers = np.exp(-0.5 * ((values[:, None] - at) / (0.5 * (at[1] - at[0]))) ** 2)
     return result

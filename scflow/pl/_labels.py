@@ -19,10 +19,10 @@ _NEAR, _FAR = 5.0, (14.0, 24.0, 36.0, 50.0)
 _PLACES = [(radius, np.array([np.cos(turn), np.sin(turn)])) for radius in (_NEAR, *_FAR) for turn in _TURNS]
 
 
-def name_dots(ax: Axes, xy: NDArray[Any], names: Sequence[str]) -> None:
-    """A name beside each of the dots `[n, 2]`, at the first place around it where there is room.
+def name_dots(ax: Axes, xy: NDArray[Any], names: Sequence[str], others: NDArray[Any]) -> None:
+    """A name beside each of the dots `[n, 2]`, at the first place around it that is free of names and `others` `[m, 2]`.
 
-    Where there is none, at the place that fewest other names and named dots are in the way of.
+    Where there is none, at the place where fewest of them are in the way.
     """
     from matplotlib.transforms import Bbox
 
@@ -30,7 +30,7 @@ def name_dots(ax: Axes, xy: NDArray[Any], names: Sequence[str]) -> None:
     ax.figure.draw_without_rendering()
     pixels = ax.figure.dpi / 72
     dots, frame = ax.transData.transform(xy), ax.get_window_extent()
-    taken = [Bbox([dot - 2 * pixels, dot + 2 * pixels]) for dot in dots]
+    taken = [Bbox([dot - 2 * pixels, dot + 2 * pixels]) for dot in ax.transData.transform(others)]
     for dot, at, name in zip(dots, xy, names, strict=True):
         size = _size(ax, name)
         offsets = [radius * pixels * turn + 0.5 * size * turn for radius, turn in _PLACES]

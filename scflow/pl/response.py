@@ -103,8 +103,9 @@ def response(
     order = np.argsort(-np.abs(true), kind="stable")
     _dots(axes, true, sides)
     _legend(axes, true, sides, order[:n_top])
+    dots = [np.column_stack([true, side.changes]) for side in sides]
     named = order[:n_names]
-    name_dots(axes, np.column_stack([true, sides[-1].changes])[named], [names[i] for i in named])
+    name_dots(axes, dots[-1][named], [names[i] for i in named], np.concatenate(dots))
     return axes
 
 

@@ -60,7 +60,7 @@ def trajectory(
     use_rep: str | None = None,
     layer: str | None = None,
     key: str = "scflow",
-    max_cells: int = 200,
+    max_cells: int = 100,
     seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
@@ -73,14 +73,15 @@ def trajectory(
     basis
         ``"state"``: two dimensions of the flow's own space; ``"pca"``: its principal components, fitted on `background`
         where that is given. Where `background` has no coordinates in the flow's space, they are those of log1p of
-        counts per 10,000 of both. None is the space itself for flows in an embedding and where it has two dimensions.
+        counts per 10,000, of the paths what a linear regression on their states expects: counts by chance would make
+        a zigzag of each. None is the space itself for flows in an embedding and where it has two dimensions.
     components
         Which two dimensions of the space, or which two principal components.
     background
         Real cells, drawn in grey.
     color
         A column of `.obs` of `paths`; None for the time, ``"scflow_time"``. By a column of categories the lines have
-        colours too, a ring marks where a cell starts and a larger dot where it ends.
+        colours too (of `.uns["<color>_colors"]`, of `background` where `paths` has none), a ring marks where a cell starts and a larger dot where it ends.
     use_rep
         Where in `.obsm` of `background` the coordinates of the flow's space are; None for what the flow was trained
         on, or `.obsm["X_scflow"]`.
@@ -121,7 +122,7 @@ def trajectory(
         size = size_of(len(behind))
         axes.scatter(behind[:, 0], behind[:, 1], s=size, c=_BEHIND, lw=0, rasterized=True, zorder=0, label="background")
     if isinstance(column.dtype, pd.CategoricalDtype):
-        _by_category(axes, points, lines, column, str(color), paths)
+        _by_category(axes, points, lines, column, str(color), _colored(paths, background, str(color)))
     else:
         _by_number(axes, points, lines, column, "time" if color in (None, slot.time) else str(color))
     drawn, every = len(lines.starts), lines.n_cells
@@ -142,7 +143,7 @@ def _check(paths: AnnData, slot: _keys.Slots, basis: str | None, max_cells: int)
     if basis is not None and basis not in _BASES:
         raise InputError(f"basis={basis!r} is not known.{nearest(basis, _BASES)} Choose out of {listed(_BASES)}.")
     if max_cells < 1:
-        raise InputError(f"max_cells={max_cells!r} leaves nothing to draw; expected at least 1, such as max_cells=200.")
+        raise InputError(f"max_cells={max_cells!r} leaves nothing to draw; expected at least 1, such as max_cells=100.")
 
 
 def _lines(paths: AnnData, slot: _keys.Slots, max_cells: int, seed: int) -> _Lines:
@@ -188,7 +189,7 @@ def _placed(
         candidates = (use_rep,) if use_rep else (told, slot.state)
         there = [name for name in candidates if name in checked(background, name="background").obsm]
         if basis == "pca" and not there and not use_rep and paths.n_vars:
-            clouds = _components(background, paths, layer)
+            clouds = _components(background, paths, states, layer)
         else:
             clouds = [states_of(background, "background", candidates, states.shape[1]), states]
     if basis == "pca":
@@ -198,11 +199,17 @@ def _placed(
     return placed[-1], None if background is None else placed[0], axis_names(space, components)
 
 
-def _components(background: AnnData, paths: AnnData, layer: str | None) -> list[Points]:
-    """Principal components of the counts of the background, and those of the paths in them."""
+def _components(background: AnnData, paths: AnnData, states: Points, layer: str | None) -> list[Points]:
+    """Principal components of the counts of the background, and those that the paths are expected to have in them.
+
+    By a linear regression on the states: with the counts' own chance a line would be a zigzag.
+    """
     counts = shared_counts({"background": background, "paths": paths}, layer)
     space = Space.fit(counts[0])
-    return [space.components(part) for part in counts]
+    behind, own = (space.components(part) for part in counts)
+    terms = np.column_stack([np.ones(len(states)), states]).astype(np.float64)
+    smooth = terms @ np.linalg.lstsq(terms, own.astype(np.float64), rcond=None)[0]
+    return [behind, smooth.astype(np.float32)]
 
 
 def _by_number(ax: Axes, points: Points, lines: _Lines, column: pd.Series[Any], label: str) -> None:
@@ -219,13 +226,20 @@ def _by_number(ax: Axes, points: Points, lines: _Lines, column: pd.Series[Any], 
     ax.figure.colorbar(dots, ax=ax, label=label, shrink=0.7)
 
 
-def _by_category(ax: Axes, points: Points, lines: _Lines, column: pd.Series[Any], color: str, paths: AnnData) -> None:
+def _colored(paths: AnnData, background: AnnData | None, color: str) -> list[AnnData]:
+    """Who may know the colours of the categories: what carried the cells leaves those of the cells behind."""
+    return [paths] if background is None or color not in background.obs else [paths, background]
+
+
+def _by_category(
+    ax: Axes, points: Points, lines: _Lines, column: pd.Series[Any], color: str, adatas: list[AnnData]
+) -> None:
     """Lines and dots in the colours of categories, a ring at the start and a larger dot at the end."""
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
     names = [str(name) for name in column.cat.categories]
-    paints = category_colors(names, paths, column=color)
+    paints = category_colors(names, *adatas, column=color)
     paint = np.array([paints[str(value)] for value in column])
     first, last = lines.rows[lines.starts], lines.rows[np.append(lines.starts[1:], len(lines.rows)) - 1]
     ends = (last, first) if lines.backwards else (first, last)

@@ -197,7 +197,7 @@ def _titles(adatas: Sequence[AnnData], slot: str, before_behind: bool) -> list[s
     facts: Any = adatas[0].uns.get(slot)
     told = facts if isinstance(facts, Mapping) else {}
     source, target = (
-        f": {told[name]}" if isinstance(told.get(name), str) and len(told[name]) < 30 else ""
+        f": {told[name]}" if isinstance(told.get(name), str) and 0 < len(told[name]) < 30 else ""
         for name in ("source", "target")
     )
     n = [f"{adata.n_obs:,} cells" for adata in adatas]

@@ -45,8 +45,9 @@ def velocity(
     Where the flow lives in the embedding that is drawn, arrows are the velocities themselves. Else they are projected:
     a cell's arrow points to where those of its neighbours stand that it moves towards, by the cosines between its
     velocity and the ways there in the flow's space (Bergen et al. 2020). Such arrows can only point to where there are
-    cells, and their lengths can be compared within a picture alone. Velocities that lead away from all cells, as to
-    another population, need that population as `background`.
+    near cells, and their lengths can be compared within a picture alone. Where a flow leads across a gap, to a
+    population that is no neighbour, they tell which of the near cells lie that way, and a UMAP may have put those
+    anywhere: there :func:`scflow.pl.trajectory` and :func:`scflow.pl.transport` tell more, or principal components.
 
     Parameters
     ----------
@@ -102,13 +103,14 @@ def velocity(
     (axes,) = axes_of(ax, 1, 5.6, 4.4)
     if behind is not None:
         axes.scatter(behind[:, 0], behind[:, 1], s=size_of(len(behind)), c=_BEHIND, lw=0, rasterized=True, zorder=0)
-    size = 1.5 * size_of(len(points))
+    size = size_of(len(points))
     if column is None:
         axes.scatter(points[:, 0], points[:, 1], s=size, c=_CELLS, lw=0, rasterized=True)
     else:
         painted([axes], [points], [column], str(color), [adata], size)
-    frame([axes], [points, *([] if behind is None else [behind])], axis_names(name, components))
-    _drawn(axes, points, arrows, kind, n_grid)
+    every = points if behind is None else np.concatenate([points, behind])
+    frame([axes], [every], axis_names(name, components))
+    _drawn(axes, points, arrows, kind, _marks(every, n_grid))
     return axes
 
 
@@ -178,29 +180,35 @@ def _arrows(
     return projected(states, moves, points, np.concatenate(among), np.concatenate(among_points), n_neighbors)
 
 
-def _drawn(ax: Axes, points: Points, arrows: NDArray[np.float64], kind: str, n_grid: int) -> None:
-    """Arrows of the cells, their means over a grid, or lines along these."""
-    style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "color": _ARROW, "zorder": 3, "pivot": "tail"}
-    mesh = np.maximum(np.ptp(points, axis=0) / (n_grid - 1), 1e-9)
+def _marks(points: Points, n: int) -> NDArray[np.float64]:
+    """Where the lines of a grid over all points are, `[n, 2]`."""
+    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+    return np.linspace(low, np.where(high > low, high, low + 1.0), n)
+
+
+def _drawn(ax: Axes, points: Points, arrows: NDArray[np.float64], kind: str, marks: NDArray[np.float64]) -> None:
+    """Arrows of the cells, their means over a grid with these marks on its axes, or lines along those."""
+    style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "color": _ARROW, "zorder": 3}
+    style |= {"headwidth": 4.5, "headlength": 5, "headaxislength": 4.5, "minlength": 0.5}
+    mesh = marks[1] - marks[0]
     if kind == "cells":
-        scale = _scale(arrows, mesh)
-        ax.quiver(*points.T, *arrows.T, scale=scale, width=0.0022, alpha=0.7, **style)
+        ax.quiver(*points.T, *arrows.T, scale=_scale(arrows, mesh), width=0.0025, alpha=0.8, **style)
         return
     # Where there are fewer cells than points of the grid, one nearby is enough.
-    grid = averaged(points, arrows, n_grid, least=min(1.0, len(points) / n_grid**2))
+    grid = averaged(points, arrows, marks, least=min(1.0, len(points) / len(marks) ** 2))
     if kind == "stream":
         _streams(ax, grid)
         return
     x, y = np.meshgrid(grid.x, grid.y)
     there = np.isfinite(grid.arrows[..., 0])
     shown = grid.arrows[there]
-    ax.quiver(x[there], y[there], *shown.T, scale=_scale(shown, mesh), width=0.0038, **style)
+    ax.quiver(x[there], y[there], *shown.T, scale=_scale(shown, mesh), width=0.0035, **style)
 
 
-def _scale(arrows: NDArray[np.float64], mesh: NDArray[np.float32]) -> float:
-    """So that a long arrow, longer than nine in ten, spans a mesh of the grid."""
+def _scale(arrows: NDArray[np.float64], mesh: NDArray[np.float64]) -> float:
+    """So that a long arrow, longer than nine in ten, spans somewhat more than a mesh of the grid."""
     lengths = np.linalg.norm(arrows / mesh, axis=1)
-    return max(float(np.quantile(lengths, 0.9)), 1e-12) if len(lengths) else 1.0
+    return max(float(np.quantile(lengths, 0.9)) / 1.2, 1e-12) if len(lengths) else 1.0
 
 
 def _streams(ax: Axes, grid: Grid) -> None:
