@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ def projected(
     return arrows * speed
 
 
-def _excess(cosines: Numbers, there: NDArray[np.bool_]) -> Numbers:
+def _excess(cosines: Numbers, there: Any) -> Numbers:
     """The probability of each neighbour, less that of one in as many; 0 where a cell has none or does not move."""
     n = np.maximum(there.sum(axis=1, keepdims=True), 1)
     mean = (cosines * there).sum(axis=1, keepdims=True) / n

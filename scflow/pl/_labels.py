@@ -20,23 +20,26 @@ _PLACES = [(radius, np.array([np.cos(turn), np.sin(turn)])) for radius in (_NEAR
 
 
 def name_dots(ax: Axes, xy: NDArray[Any], names: Sequence[str], others: NDArray[Any]) -> None:
-    """A name beside each of the dots `[n, 2]`, at the first place around it that is free of names and `others` `[m, 2]`.
+    """A name beside each of the dots `[n, 2]`, at the first place around it where there is room.
 
-    Where there is none, at the place where fewest of them are in the way.
+    Where there is none, at the place where fewest names and `others`, all dots `[m, 2]`, are in the way.
     """
     from matplotlib.transforms import Bbox
 
     # Only now is it known where the axes will be, and how wide a name is.
-    ax.figure.draw_without_rendering()
+    ax.figure.canvas.figure.draw_without_rendering()
     pixels = ax.figure.dpi / 72
     dots, frame = ax.transData.transform(xy), ax.get_window_extent()
-    taken = [Bbox([dot - 2 * pixels, dot + 2 * pixels]) for dot in ax.transData.transform(others)]
+    around = [Bbox([dot - 2 * pixels, dot + 2 * pixels]) for dot in ax.transData.transform(others)]
+    taken: list[Bbox] = []
     for dot, at, name in zip(dots, xy, names, strict=True):
         size = _size(ax, name)
         offsets = [radius * pixels * turn + 0.5 * size * turn for radius, turn in _PLACES]
         boxes = [Bbox([dot + offset - 0.5 * size, dot + offset + 0.5 * size]) for offset in offsets]
-        # Off the axes is worse than on another name.
-        cost = [box.count_overlaps(taken) + 9 * (not _within(box, frame)) for box in boxes]
+        # A name on another is worse than one on a dot, and one off the axes worse still.
+        cost = [
+            box.count_overlaps(around) + 9 * box.count_overlaps(taken) + 99 * (not _within(box, frame)) for box in boxes
+        ]
         best = int(np.argmin(cost))
         line = {"arrowstyle": "-", "lw": 0.5, "color": "0.4", "shrinkA": 0, "shrinkB": 2}
         ax.annotate(

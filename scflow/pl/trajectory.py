@@ -73,15 +73,17 @@ def trajectory(
     basis
         ``"state"``: two dimensions of the flow's own space; ``"pca"``: its principal components, fitted on `background`
         where that is given. Where `background` has no coordinates in the flow's space, they are those of log1p of
-        counts per 10,000, of the paths what a linear regression on their states expects: counts by chance would make
-        a zigzag of each. None is the space itself for flows in an embedding and where it has two dimensions.
+        counts per 10,000, and of the paths what a linear regression on their states expects: counts by chance would
+        make a zigzag of each. So they spread less than the cells behind them. None is the space itself for flows in an
+        embedding and where it has two dimensions.
     components
         Which two dimensions of the space, or which two principal components.
     background
         Real cells, drawn in grey.
     color
         A column of `.obs` of `paths`; None for the time, ``"scflow_time"``. By a column of categories the lines have
-        colours too (of `.uns["<color>_colors"]`, of `background` where `paths` has none), a ring marks where a cell starts and a larger dot where it ends.
+        colours too, those of `.uns["<color>_colors"]` of `paths` or `background`; a ring marks where a cell starts and
+        a larger dot where it ends.
     use_rep
         Where in `.obsm` of `background` the coordinates of the flow's space are; None for what the flow was trained
         on, or `.obsm["X_scflow"]`.
@@ -152,7 +154,8 @@ def _lines(paths: AnnData, slot: _keys.Slots, max_cells: int, seed: int) -> _Lin
     column = column_of(paths, slot.time, "paths")
     if isinstance(column.dtype, pd.CategoricalDtype):
         raise InputError(
-            f"paths.obs[{slot.time!r}] holds categories ({listed(column.cat.categories, 3)}); expected times as numbers."
+            f"paths.obs[{slot.time!r}] holds categories ({listed(column.cat.categories, 3)}), and times are numbers: "
+            f"paths.obs[{slot.time!r}] = paths.obs[{slot.time!r}].astype(float)."
         )
     time = column.to_numpy(dtype=np.float64)
     if len(np.unique(time)) < 2:
@@ -246,7 +249,8 @@ def _by_category(
     ax.add_collection(LineCollection(lines.split(points), colors=paint[first], lw=0.8, alpha=0.5, zorder=1))
     rows, size = lines.rows, size_of(len(lines.rows))
     ax.scatter(points[rows, 0], points[rows, 1], s=0.5 * size, c=paint[rows], lw=0, zorder=2, rasterized=True)
-    for (xy, edge), face in zip(((points[end], paint[end]) for end in ends), ("white", None), strict=True):
+    for end, face in zip(ends, ("white", None), strict=True):
+        xy, edge = points[end], paint[end].tolist()
         ax.scatter(xy[:, 0], xy[:, 1], s=2.5 * size, c=face or edge, edgecolors=edge, lw=0.9, zorder=3, rasterized=True)
     style: dict[str, Any] = {"ls": "", "marker": "o", "mec": "0.3"}
     marks = [Line2D([], [], mfc=face, ms=ms, label=name, **style) for face, ms, name in _MARKS]

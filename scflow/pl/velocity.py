@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scflow import _keys
-from scflow._anndata import checked, obs_column, read_embedding
+from scflow._anndata import checked, read_embedding
 from scflow.errors import InputError, listed, nearest
 from scflow.pl._arrows import Grid, averaged, projected
 from scflow.pl._embedding import Points, axis_names, column_of, frame, painted, size_of, space_told, states_of, two_of
@@ -137,7 +137,7 @@ def _embedding_of(adata: AnnData, basis: str) -> str:
     if known is None:
         raise InputError(
             f"adata.obsm has no 'X_{basis}'.{nearest(f'X_{basis}', adata.obsm)} Embeddings: {listed(adata.obsm)}. "
-            f"Compute it first, such as with sc.tl.umap(adata), or choose one: basis={list(adata.obsm)[0]!r}."
+            f"Compute it first, such as with sc.tl.umap(adata), or choose one: basis={next(iter(adata.obsm))!r}."
         )
     return known
 
