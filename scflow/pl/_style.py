@@ -41,7 +41,8 @@ def axes_of(ax: Axes | Sequence[Axes] | None, n: int, width: float, height: floa
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, made = plt.subplots(1, n, figsize=(n * width, height), layout="constrained", squeeze=False)
+        # Not constrained: that forgets that axes may be square, and cuts legends off beside them.
+        _, made = plt.subplots(1, n, figsize=(n * width, height), layout="compressed", squeeze=False)
         return list(made[0])
     given = list(np.ravel(np.asarray(ax, dtype=object)))
     if len(given) != n:
