@@ -38,7 +38,7 @@ def contents(adata: AnnData) -> tuple[object, ...]:
 
 def cells(n: int, seed: int = 0, **obsm: Numbers) -> AnnData:
     """Cells without genes, of two types with colours."""
-    types = pd.Categorical(np.where(np.arange(n) % 3, "T", "B"))
+    types = pd.Categorical(np.where(np.arange(n) % 3, "CD14+ Monocyte", "B"))
     obs = pd.DataFrame({"cell_type": types}, index=[f"c{seed}_{i}" for i in range(n)])
     coordinates = {name: values.astype(np.float32) for name, values in obsm.items()}
     return AnnData(obs=obs, obsm=coordinates, uns={"cell_type_colors": ["#112233", "#aa5500"]})
@@ -68,13 +68,13 @@ def assert_legend_fits(ax: Axes) -> None:
 
 def carried(n: int = 40) -> AnnData:
     before = np.random.default_rng(0).normal(size=(n, 3))
-    adata = cells(n, X_scflow_source=before, X_scflow=before + [5, 0, 1])
+    adata = cells(n, X_scflow_source=before, X_scflow=before + np.array([5, 0, 1]))
     adata.uns["scflow_transport"] = {"source": "day: '2'", "target": "day: '5'", "use_rep": "X_pca"}
     return adata
 
 
 def test_transport_draws_before_after_and_real_in_the_space_of_the_flow() -> None:
-    adata, real = carried(), cells(25, 1, X_pca=np.random.default_rng(1).normal(size=(25, 3)) + [5, 0, 1])
+    adata, real = carried(), cells(25, 1, X_pca=np.random.default_rng(1).normal(size=(25, 3)) + 5)
     before = contents(adata), contents(real)
     axes = scflow.pl.transport(adata, real, color="cell_type", components=(0, 2))
     assert (contents(adata), contents(real)) == before
@@ -121,7 +121,7 @@ def ways(n: int = 5, times: tuple[float, ...] = (0.0, 0.5, 1.0)) -> AnnData:
     rows = cells(n * len(times), X_scflow=xy)
     rows.obs["scflow_cell"] = pd.Categorical([f"a{i}" for _ in times for i in range(n)])
     rows.obs["scflow_time"] = np.repeat(times, n)
-    rows.obs["cell_type"] = pd.Categorical([("B", "T")[i % 2] for _ in times for i in range(n)])
+    rows.obs["cell_type"] = pd.Categorical([("B", "CD14+ Monocyte")[i % 2] for _ in times for i in range(n)])
     rows.uns["scflow_transport"] = {"use_rep": "X_umap"}
     return rows
 
@@ -153,7 +153,7 @@ def test_trajectory_by_category_rings_the_start_and_takes_colours_of_the_backgro
     np.testing.assert_allclose(dots(ax, 3), [(i, 2) for i in range(5)])
     ends = [c for c in ax.collections if isinstance(c, PathCollection)][3]
     assert [to_hex(c) for c in ends.get_facecolors()[:2]] == ["#112233", "#aa5500"]
-    assert legend(ax) == ["B", "T", "start", "end"]
+    assert legend(ax) == ["B", "CD14+ Monocyte", "start", "end"]
     assert_legend_fits(ax)
 
 
