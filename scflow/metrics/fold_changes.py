@@ -12,7 +12,7 @@ from scflow.errors import InputError
 from scflow.metrics.estimate import Estimate
 from scflow.metrics.genes import check_cells, groups, jackknifed
 
-__all__ = ["fold_change_slope", "log_fold_changes"]
+__all__ = ["fold_change_slope", "log_fold_changes", "slope"]
 
 Numbers = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def fold_change_slope(
         """The fold changes of the chosen genes of all chosen conditions."""
         return np.take_along_axis(_fold_changes(sums, chosen), top, axis=1)
 
-    return jackknifed(*parts, largest, _slope, interval)
+    return jackknifed(*parts, largest, slope, interval)
 
 
 def log_fold_changes(x: sparse.csr_matrix, labels: NDArray[Any]) -> Numbers:
@@ -104,8 +104,15 @@ def _sums(x: sparse.csr_matrix, labels: NDArray[Any], classes: NDArray[Any], see
     return np.concatenate([number, (members @ rates).toarray().reshape(k, len(classes), -1)], axis=2)
 
 
-def _slope(fake: Numbers, true: Numbers) -> float:
-    """Least squares through 0."""
+def slope(fake: Numbers, true: Numbers) -> float:
+    """Of the line of `fake` on `true` through 0, by least squares; NaN where nothing is true.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> slope(np.array([1.0, 1.0]), np.array([2.0, 2.0]))
+    0.5
+    """
     norm = float((true**2).sum())
     return float((fake * true).sum()) / norm if norm > 0 else float("nan")
 

@@ -19,6 +19,7 @@ __all__ = [
     "gene_means",
     "gene_variances",
     "ks",
+    "pearson",
     "profile",
     "zero_fractions",
 ]
@@ -174,7 +175,7 @@ def _by_gene(
     check_cells(x, y)
     if compare not in ("error", "correlation"):
         raise InputError(f"compare={compare!r} is not known. Choose 'error' or 'correlation'.")
-    difference = _error if compare == "error" else _pearson
+    difference = _error if compare == "error" else pearson
     parts = (moments(x, *groups(x.shape[0], seed)), moments(y, *groups(y.shape[0], seed + 1)))
     return jackknifed(*parts, statistic, difference, interval)
 
@@ -258,7 +259,8 @@ def _error(a: Numbers, b: Numbers) -> float:
     return float(np.abs(a - b).mean())
 
 
-def _pearson(a: Numbers, b: Numbers) -> float:
+def pearson(a: Numbers, b: Numbers) -> float:
+    """Pearson's r of two rows of numbers; NaN where one of them does not vary."""
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / norm) if norm > 0 else float("nan")

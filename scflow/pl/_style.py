@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-__all__ = ["GENERATED", "REAL", "axes_of", "category_colors", "shared_counts"]
+__all__ = ["GENERATED", "REAL", "axes_of", "category_colors", "of_layer", "shared_counts"]
 
 REAL = "#8c8c8c"
 GENERATED = "#d55e00"
@@ -41,7 +41,8 @@ def axes_of(ax: Axes | Sequence[Axes] | None, n: int, width: float, height: floa
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, made = plt.subplots(1, n, figsize=(n * width, height), layout="constrained", squeeze=False)
+        # Not constrained: that forgets that axes may be square, and cuts legends off beside them.
+        _, made = plt.subplots(1, n, figsize=(n * width, height), layout="compressed", squeeze=False)
         return list(made[0])
     given = list(np.ravel(np.asarray(ax, dtype=object)))
     if len(given) != n:
@@ -105,3 +106,10 @@ def shared_counts(cells: Mapping[str, AnnData], layer: str | None) -> list[spars
         whole = adata.var_names.equals(genes)
         found.append(counts if whole else sparse.csr_matrix(counts[:, adata.var_names.get_indexer(genes)]))
     return found
+
+
+def of_layer(adata: AnnData, layer: str) -> AnnData:
+    """The same cells and genes with a layer in the place of `.X`, which is not copied."""
+    from anndata import AnnData
+
+    return AnnData(adata.layers[layer], obs=adata.obs[[]], var=adata.var[[]])
