@@ -108,9 +108,8 @@ def test_answers_multiply_as_much_of_the_change_as_lies_between(
     counts = torch.poisson(torch.full((4000, counted.n_genes), 1.0), generator=rng(5))
     state = counted.encode(counts, None, rng=rng(6))
     start = counted._around(state, counted.design(None, state))[0]
-    counts = torch.poisson(
-        start * torch.lerp(counted.answer[0], counted.answer[1] + counted.answer[3], shares[0]).exp()
-    )
+    left = torch.lerp(counted.answer[0], counted.answer[1] + counted.answer[3], shares[0])
+    counts = torch.poisson(start * left.exp(), generator=rng(8))
     second = torch.ones(len(counts), 1)
     change = counted.edit(counts, state, state, second, shares=shares, rng=rng(7)).mean(0) / counts.mean(0)
     assert change[0].item() == pytest.approx(factor, rel=0.1)

@@ -160,7 +160,7 @@ def test_what_codes_leave_out_of_a_change_is_learnt_from_all_groups() -> None:
     scflow.tl.transport(own, flow, progress=False)
     made, before = (np.asarray(x.sum(0)).ravel() for x in (own.layers["scflow"], own.X))
     np.testing.assert_allclose(made[:3] / before[:3], 6, rtol=0.2)
-    assert flow.codec.settings()["answers"] == [2]
+    assert flow.codec.settings()["answers"] == []  # one target alone has no column
 
 
 class _Numbers:
