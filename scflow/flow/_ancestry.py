@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scflow.flow._growth import ENTROPY, PRICE, Growth, Whitening
+from scflow.flow._growth import Growth, Whitening
 from scflow.matching import plans
 
 __all__ = ["MOST_CELLS", "Ancestry", "Stages"]
@@ -36,12 +36,17 @@ class Stages:
         A code for each cell, int64 ``[n_cells]``: a cell and its ancestors have the same one.
     n_points, n_groups
         How many there are of both.
+    epsilon, reach
+        Of the plans between time points, in units of the mean cost: the weight of the entropy, and what it costs to
+        change the earlier masses; infinite for balanced plans.
     """
 
     point: Tensor
     group: Tensor
     n_points: int
     n_groups: int
+    epsilon: float
+    reach: float
 
     def later(self, rows: Tensor) -> Tensor:
         """Those of `rows` that are not of the first time point."""
@@ -98,7 +103,7 @@ class Ancestry:
             On the CPU.
         """
         train, others = (part.cpu() for part in rows)
-        stages = Stages(stages.point.cpu(), stages.group.cpu(), stages.n_points, stages.n_groups)
+        stages = replace(stages, point=stages.point.cpu(), group=stages.group.cpu())
         fitted = train[torch.randperm(len(train), generator=rng)[:_FITTED]]
         white = Whitening.fit(states(fitted).cpu())
         found = _Found.empty(white, stages)
@@ -106,7 +111,7 @@ class Ancestry:
         for block in tqdm(blocks, desc="plans", unit="plan", disable=None if progress else True):
             place = [white(states(part)) for part in (block.earlier, block.later, block.others)]
             found.add(block, place, stages, train, rng)
-        return cls(found.ancestors, found.growth(white))
+        return cls(found.ancestors, found.growth(white, stages))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,25 +173,23 @@ class _Found:
         drawn = torch.zeros(len(stages.point), DRAWN, dtype=torch.int32)
         return cls(drawn, [], [], [], nothing, nothing.clone())
 
-    def add(
-        self, block: _Block, place: Sequence[Tensor], stages: Stages, train: Tensor, rng: torch.Generator
-    ) -> None:
+    def add(self, block: _Block, place: Sequence[Tensor], stages: Stages, train: Tensor, rng: torch.Generator) -> None:
         """Make the plan of a block, and draw ancestors from it."""
         earlier, later, others = place
         costs = torch.cdist(earlier, later).square()
         unit = float(costs.mean()) or 1.0
-        u, v = plans.semi_relaxed(costs / unit, ENTROPY, PRICE)
+        u, v = plans.semi_relaxed(costs / unit, stages.epsilon, stages.reach)
         for rows, x in ((block.later, later), (block.others, others)):
             if not len(rows):
                 continue
-            for some, here in zip(rows.split(1024), x.split(1024), strict=True):
-                shares = torch.softmax(u - torch.cdist(here, earlier).square() / (unit * ENTROPY), 1)
+            for some, here in zip(torch.split(rows, 1024), torch.split(x, 1024), strict=True):
+                shares = torch.softmax(u - torch.cdist(here, earlier).square() / (unit * stages.epsilon), 1)
                 places = torch.multinomial(shares, DRAWN, replacement=True, generator=rng)
                 self.ancestors[some] = block.earlier[places].int()
         if block.first:
             # A time point's cells have one descendant each on average, those of a group as many as it has cells later.
             point, group = divmod(block.code, stages.n_groups)
-            log_mass = torch.logsumexp(v - costs / (unit * ENTROPY), 1) * (ENTROPY / (PRICE + ENTROPY))
+            log_mass = torch.logsumexp(v - costs / (unit * stages.epsilon), 1) * _power(stages)
             share = _share(stages, train, point, group) / _share(stages, train, point + 1, group)
             self.unit[block.code] = unit
             self.mean[block.code] = torch.logsumexp(log_mass, 0) - math.log(len(log_mass)) + math.log(share)
@@ -194,10 +197,16 @@ class _Found:
             self.scaling.append(v)
             self.plan.append(torch.full((len(v),), block.code))
 
-    def growth(self, white: Whitening) -> Growth:
+    def growth(self, white: Whitening, stages: Stages) -> Growth:
         """The masses."""
-        parts = (torch.cat(parts) for parts in (self.states, self.scaling, self.plan))
-        return Growth(white.centre, white.axes, *parts, self.unit, self.mean)
+        epsilon, power = (torch.tensor(x, dtype=torch.float64) for x in (stages.epsilon, _power(stages)))
+        states, scaling, plan = (torch.cat(parts) for parts in (self.states, self.scaling, self.plan))
+        return Growth(white.centre, white.axes, states, scaling, plan, self.unit, self.mean, epsilon, power)
+
+
+def _power(stages: Stages) -> float:
+    """Of the masses that later cells leave to an earlier one, by which it has its own."""
+    return stages.epsilon / (stages.reach + stages.epsilon)
 
 
 def _share(stages: Stages, train: Tensor, point: int, group: int) -> float:

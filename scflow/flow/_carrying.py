@@ -14,15 +14,13 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Embedding
-from scflow.flow._course import Course
 from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity, moved
 from scflow.flow._sampling import Sampling, generator
-from scflow.matching import solvers
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["Departure", "Stops", "carry", "carry_each", "velocity_of"]
+__all__ = ["Stops", "carry", "decoded_alike", "edited_alike", "velocity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +73,11 @@ def carry(
         origin = Origin.of(flow, data, condition, sampling.device)
         for batch in batches(len(origin.cells), sampling):
             kept = _kept(origin, batch, way, times)
-            shown = kept if genes else [_decoded(flow, x, sampling, batch) for x in kept]
+            shown = kept if genes else [decoded_alike(flow, x, sampling, batch) for x in kept]
             states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
             made = [(x, t) for x, t, asked in zip(kept, times, wanted, strict=True) if asked and genes]
             for (x, t), place in zip(made, counts, strict=True):
-                edited = _edited(origin, batch, (kept[0], x), times[0] - t, sampling)[: len(batch)]
+                edited = edited_alike(origin, batch, (kept[0], x), times[0] - t, sampling)[: len(batch)]
                 place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
     return Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
 
@@ -100,7 +98,7 @@ def velocity_of(
         for batch in batches(len(origin.cells), sampling):
             x = origin.drawn(batch, sampling)
             v = -way.velocity(origin.conditions(batch))(x, each[batch.rows])
-            shown = x if flow.codec.has_counts else _decoded(flow, x, sampling, batch)
+            shown = x if flow.codec.has_counts else decoded_alike(flow, x, sampling, batch)
             found.append(torch.stack([shown, v])[:, : len(batch)].cpu().numpy())
     states, velocity = np.concatenate(found, axis=1)
     return Stops(np.stack([states, velocity * scale]), ())
@@ -116,7 +114,7 @@ def _kept(origin: Origin, batch: Batch, way: Way, times: Sequence[float]) -> lis
     return kept
 
 
-def _decoded(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -> Tensor:
+def decoded_alike(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -> Tensor:
     """Counts of states, or the user's coordinates.
 
     The same random numbers at each time, so that a cell's noise does not flicker on its way.
@@ -125,7 +123,7 @@ def _decoded(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -> Ten
     return torch.cat([flow.codec.decode(x, None, rng=generator(sampling, i, 1)) for i, x in tiles])
 
 
-def _edited(origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], way: float, sampling: Sampling) -> Tensor:
+def edited_alike(origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], way: float, sampling: Sampling) -> Tensor:
     """What became of the cells' counts between two states that lie a share of the `way` to the target apart.
 
     The same random numbers at each time, so that a cell's noise does not flicker on its way.
@@ -139,144 +137,3 @@ def _edited(origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], way: floa
             for (i, x), (_, x0), (_, x1), condition in zip(own, before, after, told, strict=True)
         ]
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Departure:
-    """When each cell sets off along a course, and which of its plans say how many descendants it has.
-
-    Attributes
-    ----------
-    begin
-        The flow's time, float64 ``[n]``.
-    group
-        The code of each cell's group, int64 ``[n]``; below 0 where it is not known.
-    n_groups
-        How many there are.
-    """
-
-    begin: Tensor
-    group: Tensor
-    n_groups: int
-
-
-def carry_each(
-    flow: Flow, data: Given, departure: Departure, course: Course, stops: Sequence[float], sampling: Sampling
-) -> tuple[Stops, NDArray[np.float64]]:
-    """Follow each cell from its own time to each of `stops`, forwards or back.
-
-    Parameters
-    ----------
-    data
-        Counts ``[n_cells, n_genes]``, or coordinates ``[n_cells, dim]`` for a flow in an embedding.
-    stops
-        Times of the flow, falling.
-    sampling
-        Solver, steps for the whole course, device and seed.
-
-    Returns
-    -------
-    The states where cells set off, and then at each stop, with counts at the stops; and how many descendants a cell has
-    there relative to the mean of its time point, ``[n_stops, n_cells]``, NaN at stops before it sets off.
-    """
-    check_velocity(sampling)
-    genes = flow.codec.has_counts
-    states: list[NDArray[np.float32]] = []
-    counts: list[list[sparse.csr_matrix]] = [[] for _ in stops if genes]
-    masses: list[NDArray[np.float64]] = []
-    way = Way.of(flow, sampling)
-    with torch.no_grad(), moved(flow, sampling.device):
-        origin = Origin.of(flow, data, None, sampling.device)
-        for batch in batches(len(origin.cells), sampling):
-            ride = _Ride(origin, batch, way, departure, course)
-            first, kept, mass = ride.through(list(stops))
-            shown = [first, *kept] if genes else [_decoded(flow, x, sampling, batch) for x in (first, *kept)]
-            states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
-            masses.append(mass[:, : len(batch)].numpy())
-            for x, place in zip(kept, counts, strict=False):
-                edited = _edited(origin, batch, (first, x), 1.0, sampling)[: len(batch)]
-                place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
-    found = Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
-    return found, np.concatenate(masses, axis=1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Ride:
-    """A batch of cells on their way through a course."""
-
-    origin: Origin
-    batch: Batch
-    way: Way
-    departure: Departure
-    course: Course
-
-    def through(self, stops: list[float]) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The states where cells set off, those at each stop, and how many descendants they have there."""
-        rows = self.batch.rows.cpu()
-        begin = self.departure.begin[rows]
-        first = self.origin.drawn(self.batch, self.way.sampling)
-        on, log_mass = self._leg(first, begin, stops)
-        back = dict(zip(stops[::-1], self._leg(first, begin, stops[::-1], back=True)[0]))
-        before = [(begin < stop).to(first.device)[:, None] for stop in stops]
-        kept = [torch.where(b, back[stop], x) for stop, x, b in zip(stops, on, before, strict=True)]
-        gone = torch.stack([begin < stop for stop in stops])
-        return first, kept, log_mass.exp().masked_fill(gone, torch.nan)
-
-    def _leg(
-        self, x: Tensor, begin: Tensor, stops: list[float], *, back: bool = False
-    ) -> tuple[list[Tensor], Tensor]:
-        """The states at stops in one direction; a cell that has not set off by then stays where it is.
-
-        Cells stop at time points too, so that no step of the solver goes over one.
-        """
-        later = torch.maximum if back else torch.minimum
-        grid = sorted({*stops, *self.course.knots.tolist()}, reverse=not back)
-        kept: dict[float, Tensor] = {}
-        masses: dict[float, Tensor] = {}
-        now, log_mass = begin, torch.zeros(len(begin), dtype=torch.float64)
-        rate = _Rate(torch.full((len(begin),), -1), torch.zeros(len(begin), dtype=torch.float64))
-        for stop in grid[: grid.index(stops[-1]) + 1]:
-            until = later(now, torch.tensor(stop, dtype=begin.dtype))
-            if not back:
-                log_mass = log_mass + self._grown(x, now, until, rate)
-            x, now = self._moved(x, now, until), until
-            kept[stop], masses[stop] = x, log_mass
-        return [kept[stop] for stop in stops], torch.stack([masses[stop] for stop in stops])
-
-    def _moved(self, x: Tensor, now: Tensor, until: Tensor) -> Tensor:
-        """The states after a way of each cell's own length, as one way from 0 to 1."""
-        length = until - now
-        longest = float(length.abs().max())
-        if longest == 0:
-            return x
-        t0, h = now.float().to(x.device), length.float().to(x.device)
-        field = self.way.field
-        times = solvers.grid(max(1, round(self.way.sampling.steps * longest)), start=0.0, end=1.0).to(x.device)
-        return self.way.sampling.solver.integrate(lambda y, t: h[:, None] * field(y, t0 + h * t, None), x, times)
-
-    def _grown(self, x: Tensor, now: Tensor, until: Tensor, rate: _Rate) -> Tensor:
-        """The logarithm of how many descendants cells have after a part of an interval, in shares of the interval's.
-
-        The plan is asked where a cell enters the interval: by its mean state where it sets off, as plans are made, and
-        then by where it was carried.
-        """
-        n, moves = self.course.n_intervals, until < now
-        interval = ((1 - now) * n + 1e-9).floor().long().clamp(0, n - 1)
-        enters = moves & (rate.interval != interval)
-        growth = self.origin.flow.growth
-        if growth is not None and bool(enters.any()):
-            group = self.departure.group[self.batch.rows.cpu()]
-            plan = torch.where(group < 0, -1, interval * self.departure.n_groups + group)
-            sets_off = (rate.interval < 0)[:, None]
-            states = torch.where(sets_off, self.origin.mean(self.batch).cpu(), x.cpu())
-            rate.log[enters] = growth.log(states[enters], plan[enters])
-            rate.interval[enters] = interval[enters]
-        return torch.where(moves, (now - until) * n * rate.log, 0.0)
-
-
-@dataclass(eq=False)
-class _Rate:
-    """The logarithm of how many descendants cells have after the interval that they are in, and which that is."""
-
-    interval: Tensor
-    log: Tensor

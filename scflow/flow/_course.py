@@ -13,6 +13,8 @@ __all__ = ["Course"]
 
 Times = NDArray[np.float64]
 
+_EDGE = 0.05
+
 
 @dataclass(frozen=True)
 class Course:
@@ -71,6 +73,16 @@ class Course:
         """The interval that begins at or before each time; that before the last time point at the end."""
         found = np.searchsorted(self.times, real, side="right") - 1
         return np.clip(found, 0, self.n_intervals - 1).astype(np.int64)
+
+    def within(self, real: Times) -> Times:
+        """Real times in the flow's time, kept a twentieth of the interval away from the time points at its ends.
+
+        The field turns from one interval's velocities to the next within a few hundredths around a time point.
+        """
+        n, interval = self.n_intervals, self.interval(real)
+        along = (1.0 - self.place(real)) * n - interval
+        times: Times = 1.0 - (interval + np.clip(along, _EDGE, 1 - _EDGE)) / n
+        return times
 
     def pace(self, real: Times) -> Times:
         """How much of the flow's time a unit of real time is, in the interval of each time."""

@@ -98,5 +98,5 @@ class _Means:
     @torch.no_grad()
     def __call__(self, rows: Tensor) -> Tensor:
         """Of some rows, a thousand at a time."""
-        parts = rows.to(self.cells.device).split(1024)
+        parts = torch.split(rows.to(self.cells.device), 1024)
         return torch.cat([self.codec.mean_state(self.cells.dense(some), None) for some in parts])

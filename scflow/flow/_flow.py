@@ -21,9 +21,9 @@ from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow import _storage
 from scflow.flow._between import End, Line, between
+from scflow.flow._codes import Code, Density, densities, encoded
 from scflow.flow._course import Course
 from scflow.flow._growth import Growth
-from scflow.flow._codes import Code, Density, densities, encoded
 from scflow.flow._sampling import Drawn, Sampling, draw
 from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths, solvers
 from scflow.matching.names import SOLVERS

@@ -7,10 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-__all__ = ["ENTROPY", "PRICE", "Growth", "Whitening"]
-
-ENTROPY, PRICE = 0.02, 0.5
-"""Of a plan between two time points: what the entropy and the change of the earlier masses cost, in mean costs."""
+__all__ = ["Growth", "Whitening"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +62,8 @@ class Growth:
         The mean cost of each plan, ``[n_plans]``; NaN where there is none.
     mean
         The logarithm of what a mass is divided by, ``[n_plans]``.
+    epsilon, power
+        :math:`\varepsilon` in mean costs, and :math:`\varepsilon / (\rho + \varepsilon)`, 0 where plans are balanced.
     """
 
     centre: Tensor
@@ -74,6 +73,8 @@ class Growth:
     plan: Tensor
     unit: Tensor
     mean: Tensor
+    epsilon: Tensor
+    power: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name."""
@@ -99,6 +100,9 @@ class Growth:
 
     def _log(self, x: Tensor, later: Tensor, scaling: Tensor, code: int) -> Tensor:
         """That of the cells of one plan, block by block."""
-        blocks = [scaling - torch.cdist(some, later).square() / (self.unit[code] * ENTROPY) for some in x.split(1024)]
+        blocks = [
+            scaling - torch.cdist(some, later).square() / (self.unit[code] * self.epsilon)
+            for some in torch.split(x, 1024)
+        ]
         mass = torch.cat([torch.logsumexp(block, 1) for block in blocks])
-        return mass * (ENTROPY / (PRICE + ENTROPY)) - self.mean[code]
+        return mass * self.power - self.mean[code]

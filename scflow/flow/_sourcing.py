@@ -131,7 +131,9 @@ def cells_and_codec(
     return cells, codec.to(run.device).eval()
 
 
-def displaced(x0: Tensor, x1: Tensor, length: float, recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -> Displaced:
+def displaced(
+    x0: Tensor, x1: Tensor, length: float, recipe: Recipe, codec: Codec, conditions: Conditions, run: Run
+) -> Displaced:
     """The field at its start, scaled by pairs as they will be, which are a `length` of the flow's time apart."""
     both, step = torch.cat([x0, x1]), (x1 - x0) / length
     network = network_of(recipe, codec, conditions, run)

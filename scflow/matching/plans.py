@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import numpy as np
@@ -23,7 +22,7 @@ __all__ = [
 _MOST_ITERATIONS = 10_000
 _THRESHOLD = 1e-5
 _LARGEST_EXPONENT = 600.0
-_SETTLED = 1e-4
+_SETTLED, _MOST_SCALINGS = 1e-4, 2000
 """The scaling of no column changes by more than such a share of it, beside what all have in common."""
 
 
@@ -101,28 +100,30 @@ def semi_relaxed(costs: Tensor, epsilon: float, reach: float) -> tuple[Tensor, T
 
     .. math:: \langle P, C \rangle + \varepsilon KL(P | a \otimes b) + \rho KL(P 1 | a), \quad P^T 1 = b.
 
-    Scaling in logarithms (Chizat et al. 2018, algorithm 1): the rows' half is a contraction by :math:`\rho / (\rho +
-    \varepsilon)` and the columns' half expands nothing, so it converges from anywhere.
+    Scaling in logarithms (Chizat et al. 2018, algorithm 1). The rows' half is a contraction by :math:`\rho / (\rho +
+    \varepsilon)` and the columns' half expands nothing, so it converges from anywhere. With an infinite reach the
+    plan is balanced, and may take longer than the 2,000 iterations that are made: the rows' masses are nearly equal.
 
     Parameters
     ----------
     costs
         ``[n, m]``.
     epsilon, reach
-        In the unit of the costs.
+        In the unit of the costs; the reach may be infinite.
 
     Returns
     -------
     The logarithms u ``[n]`` and v ``[m]`` of the scalings: :math:`P_{ij} \propto e^{u_i + v_j - c_{ij} /
     \varepsilon}`. The columns' half came last, so their masses are exact.
     """
-    kernel, power = costs / -epsilon, reach / (reach + epsilon)
-    u, v, change = costs.new_zeros(len(costs)), costs.new_zeros(costs.shape[1]), math.inf
-    while change > _SETTLED:
+    kernel, power = costs / -epsilon, 1 / (1 + epsilon / reach)
+    u, v = costs.new_zeros(len(costs)), costs.new_zeros(costs.shape[1])
+    for _ in range(_MOST_SCALINGS):
         u = -power * torch.logsumexp(kernel + v, 1)
         before, v = v, -torch.logsumexp(kernel + u[:, None], 0)
         moved = v - before
-        change = float(moved.max() - moved.min())
+        if float(moved.max() - moved.min()) < _SETTLED:
+            break
     return u, v
 
 

@@ -14,28 +14,42 @@ from numpy.typing import NDArray
 
 from scflow import _anndata
 from scflow.errors import InputError, listed
-from scflow.flow import Flow
-from scflow.flow._carrying import Departure
+from scflow.flow import Flow, Sampling
+from scflow.flow._carrying import Stops
 from scflow.flow._course import Course
-from scflow.tl._following import cells_of
+from scflow.flow._riding import Departure, carry_each, descendants
+from scflow.matching import couplings
+from scflow.matching.names import COUPLINGS, chosen
+from scflow.tl._following import cells_of, sampling_of
 from scflow.tl._roles import grouped
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["EVALUATIONS", "Trip", "check_alone", "check_day", "course_of", "not_a_course", "real_times", "split_points"]
+__all__ = [
+    "Trip",
+    "asked_day",
+    "check_alone",
+    "check_day",
+    "coupling_of",
+    "course_of",
+    "not_a_course",
+    "real_times",
+    "split_points",
+]
 
 EVALUATIONS = 24
 """How often the field is evaluated an interval unless asked otherwise."""
 _FEWEST, _FEWEST_IN_ALL = 2, 20
-_USUAL = {"path": "linear", "noise": "auto", "coupling": "auto"}
+_USUAL = {"path": "linear", "noise": "auto"}
+_PLAN = (0.02, 0.5)
+"""Entropy and reach by measurement: docs/guide.md, "Time courses"."""
 _WHY = {
     "condition": "the field of a course is told the time alone; cells are kept apart by group=",
     "source": "a course starts at its first time point",
     "target": "a course goes through all of its time points",
     "path": "cells go along straight lines from one time point to the next",
     "noise": "the flow starts from cells",
-    "coupling": "cells are paired by plans between whole time points",
 }
 
 
@@ -44,6 +58,25 @@ def check_alone(**given: Any) -> None:
     for name, value in given.items():
         if value is not None and value != _USUAL.get(name):
             raise InputError(f"{name}={value!r} and course= exclude each other: {_WHY[name]}. Leave {name} out.")
+
+
+def coupling_of(coupling: Any) -> couplings.Unbalanced | couplings.Entropic:
+    """How whole time points are coupled: with growth, unless balanced plans are asked for.
+
+    Raises
+    ------
+    InputError
+        For a coupling that is no plan between populations of different sizes.
+    """
+    if isinstance(coupling, str) and coupling == "auto":
+        return couplings.Unbalanced(*_PLAN)
+    found = chosen(coupling, COUPLINGS, couplings.Coupling, "coupling")
+    if not isinstance(found, (couplings.Unbalanced, couplings.Entropic)):
+        raise InputError(
+            f"coupling={coupling!r} pairs batches of equal size, and course= whole time points. Use 'auto', "
+            "'unbalanced', or 'entropic', in which all cells have as many descendants."
+        )
+    return found
 
 
 def course_of(
@@ -76,7 +109,9 @@ def course_of(
         )
     columns = [group] if isinstance(group, str) else list(group or ())
     if column in columns:
-        raise InputError(f"group names {column!r}, the times of the course, which no cell keeps. Leave it out of group.")
+        raise InputError(
+            f"group names {column!r}, the times of the course, which no cell keeps. Leave it out of group."
+        )
     codes, names = grouped(adata, columns)
     course = Course(column, tuple(known.tolist()), tuple(columns), tuple(names))
     _check_groups(course, point.reshape(-1), codes)
@@ -165,6 +200,23 @@ def check_day(course: Course, value: Any, name: str) -> float:
     return day
 
 
+def asked_day(course: Course, to: Any, target: Any, name: str = "to") -> float:
+    """The day that is asked for.
+
+    Raises
+    ------
+    InputError
+        Where none is, a target is instead, or it is outside of the course.
+    """
+    first, last = course.times[0], course.times[-1]
+    what = f"This flow carries cells through the times of obs[{course.column!r}], {first:g} to {last:g}"
+    if target is not None:
+        raise InputError(f"{what}, and target={target!r} is none. Say to when: {name}={last:g}.")
+    if to is None:
+        raise InputError(f"{what}. Say to when, at any time within that: {name}={last:g}.")
+    return check_day(course, to, name)
+
+
 @dataclass(frozen=True, eq=False)
 class Trip:
     """Cells, and the flow that carries them through a course.
@@ -201,14 +253,24 @@ class Trip:
         outside = np.flatnonzero((times < first) | (times > last))
         if outside.size:
             raise InputError(
-                f"{outside.size} of {adata.n_obs} cells have times outside of the course, {first:g} to {last:g} (first: "
-                f"{str(adata.obs_names[outside[0]])!r}, {times[outside[0]]:g}). Leave them out: "
+                f"{outside.size} of {adata.n_obs} cells have times outside of the course, {first:g} to {last:g} "
+                f"(first: {str(adata.obs_names[outside[0]])!r}, {times[outside[0]]:g}). Leave them out: "
                 f"{name}[{name}.obs[{course.column!r}].between({first:g}, {last:g})].copy()."
             )
         group = _codes(adata, course, name)
         begin = torch.from_numpy(course.place(times))
         departure = Departure(begin, torch.from_numpy(group), len(course.groups))
         return cls(flow, course, cells_of(flow, adata, layer, name=name), times, departure)
+
+    def to(self, days: Sequence[float], options: Mapping[str, Any]) -> tuple[Stops, NDArray[np.float64]]:
+        """The cells at rising days, as :func:`scflow.flow._carrying.carry_each` has them; options of `sampling_of`."""
+        sampling = sampling_of(self.flow, evaluations=EVALUATIONS * self.course.n_intervals, **options)
+        stops = self.course.place(np.asarray(days, dtype=np.float64)).tolist()
+        return carry_each(self.flow, self.data, self.departure, self.course, stops, sampling)
+
+    def growth(self) -> NDArray[np.float64]:
+        """How many descendants the cells have at the next time point."""
+        return descendants(self.flow, self.data, self.departure, self.course, Sampling())
 
     def facts(self, target: str) -> dict[str, Any]:
         """What carried the cells, for `.uns`."""

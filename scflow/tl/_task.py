@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow._ancestry import Stages
 from scflow.flow._sourcing import Roles
+from scflow.matching import couplings
+from scflow.matching.names import COUPLINGS, named
 from scflow.tl._course import course_of, split_points
 from scflow.tl._recipe import split
 from scflow.tl._roles import Chosen, roles_of
@@ -61,16 +64,20 @@ class Task:
         data: Any,
         condition: str | Sequence[str] | None,
         populations: tuple[Any, Any, Any],
-        course: str | None,
+        course: tuple[str, couplings.Unbalanced | couplings.Entropic] | None,
         *,
         fraction: float,
         size: int | None,
         seed: int,
         device: torch.device,
     ) -> Task:
-        """The task of an AnnData's `data`; `populations` are the options source, target and group."""
+        """The task of an AnnData's `data`.
+
+        `populations` are the options source, target and group, and `course` has that option and how its time points are
+        coupled.
+        """
         if course is not None:
-            return _course(adata, data, course, populations[2], fraction, seed, device)
+            return _course(adata, data, *course, populations[2], fraction, seed, device)
         chosen = roles_of(adata, *populations)
         if chosen is not None:
             return _carrying(adata, data, condition, chosen, fraction, size, seed, device)
@@ -97,6 +104,7 @@ def _course(
     adata: AnnData,
     data: Any,
     column: str,
+    coupling: couplings.Unbalanced | couplings.Entropic,
     group: str | Sequence[str] | None,
     fraction: float,
     seed: int,
@@ -105,9 +113,11 @@ def _course(
     """The cells of all time points."""
     course, point, codes = course_of(adata, column, group)
     train, validation = (torch.from_numpy(rows).to(device) for rows in split_points(point, fraction, seed))
-    there = (torch.from_numpy(values).to(device) for values in (point, codes))
-    stages = Stages(*there, len(course.times), len(course.groups))
-    facts = {"course": course.to_json(), "n_by_time": np.bincount(point).tolist()}
+    when, of = (torch.from_numpy(values).to(device) for values in (point, codes))
+    reach = coupling.reach if isinstance(coupling, couplings.Unbalanced) else math.inf
+    stages = Stages(when, of, len(course.times), len(course.groups), coupling.epsilon, reach)
+    plan = named(coupling, COUPLINGS)
+    facts = {"course": course.to_json(), "plan": plan, "n_by_time": np.bincount(point).tolist()}
     return Task(data, Conditions(), None, (train, validation), stages=stages, facts=facts)
 
 

@@ -18,7 +18,7 @@ from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.flow._sourcing import learn_carrying
-from scflow.tl._course import check_alone
+from scflow.tl._course import check_alone, coupling_of
 from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.tl._recipe import (
     batch_size_of,
@@ -119,7 +119,9 @@ def train(
         or ``"endpoint_noise"``. Coupling of cells and noise, or cells of the source, in a batch, among those of equal
         conditions: ``"independent"`` (``"auto"``), ``"optimal"`` (optimal transport: straighter ways, drawn in fewer
         steps; ``"auto"`` for a source of cells), ``"entropic"`` (pairs near to those), or, for a source of cells,
-        ``"unbalanced"`` (some have more descendants than others) and ``"partial"`` (the dearest tenth is left out).
+        ``"unbalanced"`` (some have more descendants than others) and ``"partial"`` (the dearest tenth is left out). In
+        a `course` whole time points are coupled: ``"unbalanced"`` (``"auto"``, with ``epsilon=0.02, reach=0.5``) or
+        ``"entropic"`` (all cells have as many descendants).
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
@@ -194,13 +196,13 @@ def train(
         given = "source=" if source is not None else "course="
         raise InputError(f"watch={watch!r} draws cells from noise, and with {given} there is none. Leave watch out.")
     if course is not None:
-        check_alone(condition=condition, source=source, target=target, path=path, noise=noise, coupling=coupling)
+        check_alone(condition=condition, source=source, target=target, path=path, noise=noise)
     keeping = _checkpoint(checkpoint, resume)
     space = space_of(space, use_rep)
     kind, settings = chosen_field(field)
     recipe = Recipe(
         space=space,
-        objective=objective_of(path, time, weight, coupling, carrying=source is not None),
+        objective=objective_of(path, time, weight, coupling if course is None else "auto", carrying=source is not None),
         noise=noise_of(noise, space, carrying=carrying),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
@@ -214,7 +216,8 @@ def train(
     numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
     populations = (source, target, group)
-    task = Task.of(adata, data, condition, populations, course, fraction=fraction, size=size, seed=start, device=where)
+    through = None if course is None else (course, coupling_of(coupling))
+    task = Task.of(adata, data, condition, populations, through, fraction=fraction, size=size, seed=start, device=where)
     run = Run(
         train=task.rows[0],
         validation=task.rows[1],
