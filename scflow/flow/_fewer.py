@@ -256,8 +256,8 @@ def check_teacher(flow: Flow, verb: str) -> None:
         )
     if isinstance(flow.noise, noises.Population):
         raise InputError(
-            f"This flow carries cells and does not start from noise, and {verb} works on pairs of noise and cells. Give "
-            "it a flow that was trained from noise: scflow.tl.train(adata) without source= and course=."
+            f"This flow carries cells and does not start from noise, and {verb} works on pairs of noise and cells. "
+            "Give it a flow that was trained from noise: scflow.tl.train(adata) without source= and course=."
         )
     if verb == "reflow":
         return

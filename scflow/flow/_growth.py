@@ -100,9 +100,7 @@ class Growth:
 
     def _log(self, x: Tensor, later: Tensor, scaling: Tensor, code: int) -> Tensor:
         """That of the cells of one plan, block by block."""
-        blocks = [
-            scaling - torch.cdist(some, later).square() / (self.unit[code] * self.epsilon)
-            for some in torch.split(x, 1024)
-        ]
+        unit = self.unit[code] * self.epsilon
+        blocks = (scaling - torch.cdist(some, later).square() / unit for some in torch.split(x, 1024))
         mass = torch.cat([torch.logsumexp(block, 1) for block in blocks])
         return mass * self.power - self.mean[code]
