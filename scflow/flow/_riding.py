@@ -60,7 +60,8 @@ def carry_each(
     Returns
     -------
     The states where cells set off, and then at each stop, with counts at the stops; and how many descendants a cell has
-    there relative to the mean of its time point, ``[n_stops, n_cells]``, NaN at stops before it sets off.
+    relative to the mean of its time point, at the first time point that is not before the stop, ``[n_stops, n_cells]``;
+    NaN at stops before it sets off.
     """
     check_velocity(sampling)
     genes = flow.codec.has_counts
@@ -88,7 +89,7 @@ def descendants(
 ) -> NDArray[np.float64]:
     """How many descendants each cell has at the next time point, relative to the mean of its time point, ``[n]``.
 
-    NaN where there is no next one, or no plan for a cell's group. Cells between time points have their share.
+    NaN where there is no next one, or no plan for a cell's group.
     """
     found, way = [], Way.of(flow, sampling)
     knots = torch.from_numpy(course.knots)
@@ -99,7 +100,7 @@ def descendants(
             ride = _Ride(origin, batch, way, departure, course)
             n = course.n_intervals
             until = knots[(((1 - begin) * n + 1e-9).floor().long() + 1).clamp_max(n)]
-            log_mass = ride.grown(origin.mean(batch), begin, until, _Rate.of(len(begin)))
+            log_mass = ride.grown(origin.mean(batch), begin, until, torch.full((len(begin),), -1))
             found.append(log_mass.exp().masked_fill(until >= begin, torch.nan)[: len(batch)].numpy())
     return np.concatenate(found)
 
@@ -136,11 +137,11 @@ class _Ride:
         kept: dict[float, Tensor] = {}
         masses: dict[float, Tensor] = {}
         now, log_mass = begin, torch.zeros(len(begin), dtype=torch.float64)
-        rate = _Rate.of(len(begin))
+        entered = torch.full((len(begin),), -1)
         for stop in grid[: grid.index(stops[-1]) + 1]:
             until = later(now, torch.tensor(stop, dtype=begin.dtype))
             if not back:
-                log_mass = log_mass + self.grown(x, now, until, rate)
+                log_mass = log_mass + self.grown(x, now, until, entered)
             x, now = self._moved(x, now, until), until
             kept[stop], masses[stop] = x, log_mass
         return [kept[stop] for stop in stops], torch.stack([masses[stop] for stop in stops])
@@ -156,34 +157,22 @@ class _Ride:
         times = solvers.grid(max(1, round(self.way.sampling.steps * longest)), start=0.0, end=1.0).to(x.device)
         return self.way.sampling.solver.integrate(lambda y, t: h[:, None] * field(y, t0 + h * t, None), x, times)
 
-    def grown(self, x: Tensor, now: Tensor, until: Tensor, rate: _Rate) -> Tensor:
-        """The logarithm of how many descendants cells have after a part of an interval, in shares of the interval's.
+    def grown(self, x: Tensor, now: Tensor, until: Tensor, entered: Tensor) -> Tensor:
+        """The logarithm of how many descendants cells have at the end of the intervals that they enter, 0 for others.
 
-        The plan is asked where a cell enters the interval: by its mean state where it sets off, as plans are made, and
-        then by where it was carried.
+        They count in full from the beginning: the field is that of pairs of the plan, so cells that have none are on no
+        way. The plan is asked where a cell enters: by its mean state where it sets off, as plans are made, and then by
+        where it was carried. `entered` holds the interval of each cell, below 0 before it sets off, and is kept.
         """
-        n, moves = self.course.n_intervals, until < now
+        n = self.course.n_intervals
         interval = ((1 - now) * n + 1e-9).floor().long().clamp(0, n - 1)
-        enters = moves & (rate.interval != interval)
+        enters = (until < now) & (entered != interval)
+        out = torch.zeros(len(x), dtype=torch.float64)
         growth = self.origin.flow.growth
         if growth is not None and bool(enters.any()):
             group = self.departure.group[self.batch.rows.cpu()]
             plan = torch.where(group < 0, -1, interval * self.departure.n_groups + group)
-            sets_off = (rate.interval < 0)[:, None]
-            states = torch.where(sets_off, self.origin.mean(self.batch).cpu(), x.cpu())
-            rate.log[enters] = growth.log(states[enters], plan[enters])
-            rate.interval[enters] = interval[enters]
-        return torch.where(moves, (now - until) * n * rate.log, 0.0)
-
-
-@dataclass(eq=False)
-class _Rate:
-    """The logarithm of how many descendants cells have after the interval that they are in, and which that is."""
-
-    interval: Tensor
-    log: Tensor
-
-    @classmethod
-    def of(cls, n: int) -> _Rate:
-        """Of cells that have not set off."""
-        return cls(torch.full((n,), -1), torch.zeros(n, dtype=torch.float64))
+            states = torch.where((entered < 0)[:, None], self.origin.mean(self.batch).cpu(), x.cpu())
+            out[enters] = growth.log(states[enters], plan[enters])
+            entered[enters] = interval[enters]
+        return out

@@ -78,8 +78,9 @@ def transport(
         Sets `.obsm["X_scflow_source"]`, the state that a cell started from, `.obsm["X_scflow"]`, where it ended,
         `.layers["scflow"]`, integer counts of where it ended (not for a flow in an embedding), and
         `.uns["scflow_transport"]`, from where to where. In a time course also `.obs["scflow_growth"]`: how many
-        descendants a cell has at that time, relative to the mean of its time point, NaN for those that were carried
-        back. Cells that were carried are the population of that time if each counts as often.
+        descendants a cell has, relative to the mean of its time point, at the first time point that is not before that
+        time; NaN for those that were carried back. Cells that were carried are the population of that time if each
+        counts as often.
 
     Raises
     ------
