@@ -64,7 +64,6 @@ def crossing(n: int = 60) -> AnnData:
     return AnnData(obs=obs, obsm={"X_e": np.vstack(xs).astype(np.float32)})
 
 
-TINY: dict[str, Any] = {"use_rep": "X_e", "steps": 10, "progress": False}
 SMALL: dict[str, Any] = {"use_rep": "X_e", "progress": False, "lr": 3e-3, "batch_size": 128}
 
 
@@ -78,6 +77,9 @@ def _one_thread() -> Any:
 
 def field(dim: int, *, cardinalities: tuple[int, ...] = ()) -> torch.nn.Module:
     return scflow.nn.MLP(dim, cardinalities=cardinalities, width=64, depth=2)
+
+
+TINY: dict[str, Any] = {"use_rep": "X_e", "steps": 10, "progress": False, "field": field}
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,13 @@ def _train(commands: Any) -> None:
     add("--steps", "training steps", type=_whole, metavar="N", shown="chosen from the data's size")
     add("--batch-size", "cells a step", type=_whole_or_auto, default="auto", metavar="N")
     add("--lr", "the highest learning rate", type=_number_or_auto, default="auto", metavar="RATE")
-    add("--validation", "share of cells that decide when to stop", type=_number, default=0.1, metavar="SHARE")
+    add(
+        "--validation",
+        "share of cells that decide when to stop, or groups",
+        type=_share,
+        default="auto",
+        metavar="SHARE",
+    )
     add("--precision", "of the network's arithmetic", default="auto", metavar="NAME")
     _device(add)
     _seed(add)
@@ -299,6 +305,10 @@ def _number(text: str) -> float:
 
 def _whole_or_auto(text: str) -> int | str:
     return text if text == "auto" else _whole(text)
+
+
+def _share(text: str) -> float | str:
+    return text if text in ("auto", "groups") else _number(text)
 
 
 def _share_or_balance(text: str) -> float | str:
