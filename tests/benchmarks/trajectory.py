@@ -6,9 +6,10 @@ Run again with the same --out, it goes on where it stopped. TorchCFM is needed f
 
 Each time point between the first and the last is left out in turn. What is learnt, the whitening included, is learnt
 from the cells of the other time points; the cells of the one before are carried to the one left out, and held against
-all of its cells by the exact 1-Wasserstein distance. All rows count time in time points, as TorchCFM's single-cell
-example does: the published times of these courses were chosen so that cells change about evenly from one to the next
-(0, 8 hours, 1, 3 and 7 days), and the point left out lies halfway between its neighbours.
+all of its cells by the exact 1-Wasserstein distance. All rows count time in the time points that are left, as
+TorchCFM's single-cell example does: the published times of these courses were chosen so that cells change about evenly
+from one to the next (0, 8 hours, 1, 3 and 7 days), and the point left out lies halfway between its neighbours. No row
+is told that there is one.
 """
 
 from __future__ import annotations

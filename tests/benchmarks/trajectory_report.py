@@ -23,7 +23,8 @@ whitened coordinates; mean over the time points left out ± standard deviation o
 - **do nothing**: the cells before, where they are. **straight line**: halfway along the optimal pairing of the cells
   before and after. Neither has a seed.
 - **I-CFM**, **OT-CFM**: TorchCFM's flow matching, its network of 3 x 64, AdamW 1e-3, batches of 128 a pair, sigma 0.1.
-- **scflow**: carried cells count as often as they have descendants in the plan; **equal masses**: once each.
+- **scflow**: `train(course=...)` with the same network; carried cells count as often as they have descendants in the
+  plan; **equal masses**: once each.
 - **floor of halves**: one half of the held-out cells against the other. These are fewer cells than the other rows
   compare, and fewer cells are further apart; **floor, scaled** is the same times (n of a half / n of the other rows)
   to the power of 1 / number of coordinates, an estimate. Carried cells that vary less than real ones can lie below
