@@ -97,7 +97,7 @@ def grown() -> tuple[AnnData, scflow.flow.Flow]:
 @pytest.fixture(scope="module")
 def counted() -> tuple[AnnData, scflow.flow.Flow]:
     adata = programme()
-    return adata, scflow.tl.train(adata, course="day", steps=200, progress=False)
+    return adata, scflow.tl.train(adata, course="day", steps=200, field=field, progress=False)
 
 
 def programme(n: int = 300, genes: int = 40) -> AnnData:
@@ -449,6 +449,24 @@ def test_pictures_take_what_the_verbs_write(grown: tuple[AnnData, scflow.flow.Fl
     axes = scflow.pl.transport(first, at(adata, 3.0))
     assert [ax.get_title().partition("\n")[0] for ax in axes] == ["before: day: '0'", "after: day: 3", "real: day: 3"]
     plt.close("all")
+
+
+def test_the_shell_trains_carries_and_draws(tmp_path: Path) -> None:
+    from anndata import read_h5ad
+
+    from scflow.__main__ import main
+
+    moving().write_h5ad(tmp_path / "cells.h5ad")
+    flow, cells = str(tmp_path / "flow.safetensors"), str(tmp_path / "cells.h5ad")
+    short = ["--use-rep", "X_e", "--steps", "5", "--no-progress"]
+    assert main(["train", cells, "--out", flow, "--course", "day", *short]) == 0
+    assert scflow.flow.Flow.load(flow).course == Course("day", DAYS, (), ("all",))
+    there, new = str(tmp_path / "carried.h5ad"), str(tmp_path / "new.h5ad")
+    assert main(["transport", cells, "--flow", flow, "--to", "2.5", "--out", there, "--no-progress"]) == 0
+    assert read_h5ad(there).uns["scflow_transport"]["target"] == "day: 2.5"
+    drawn = ["generate", flow, "--n-obs", "7", "--at", "2.5", "--adata", cells, "--out", new, "--no-progress"]
+    assert main(drawn) == 0
+    assert read_h5ad(new).obs["day"].tolist() == [2.5] * 7
 
 
 # ---- errors
