@@ -16,8 +16,8 @@ from scflow.matching import plans
 __all__ = ["MOST_CELLS", "Ancestry", "Stages"]
 
 MOST_CELLS = 2000
-"""Cells of a time point in one plan. A plan of 2,000 to 2,000 cells has 4 million entries of 8 bytes, and some three
-such matrices are there at a time: 100 MB, however many cells there are."""
+"""Cells of a time point in one plan. A plan of 2,000 to 2,000 cells has 4 million entries of 8 bytes, and some six
+such matrices are there at a time: 200 MB, however many cells there are."""
 DRAWN = 64
 """Ancestors that are drawn for each cell, once: training draws from these."""
 _FITTED = 20_000
