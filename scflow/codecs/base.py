@@ -49,13 +49,13 @@ class Codec(nn.Module, ABC):
         after: Tensor,
         condition: Tensor | None,
         *,
-        way: float = 1.0,
+        shares: tuple[float, float] = (0.0, 1.0),
         rng: torch.Generator,
     ) -> Tensor:
         """Counts of cells that had `counts` ``[n, n_genes]`` in the states `before`, and are now in `after`.
 
         A codec that knows how its counts scatter changes those of each cell as little as it has to; others decode.
-        `condition` is that of the target, and `way` the share of the way to it between the two, negative going back.
+        `condition` is that of the target, and `shares` say how far on the way from source to target both states are.
         """
         return self.decode(after, condition, rng=rng)
 

@@ -63,7 +63,7 @@ class Counts(Codec):
         one more term ``C c`` and the encoder knows c, as in codecs of 0.1.0.
     answers
         Of a codec of cells that are carried: number of categories of each condition of the target cells, 0 for a
-        continuous one. There is room then for what codes leave out of the change (`scflow.training.answers`).
+        continuous one. There is room then for what codes leave out of both populations (`scflow.training.answers`).
     """
 
     name = "counts"
@@ -153,9 +153,9 @@ class Counts(Codec):
         return codec
 
     def answers_to(self, cardinalities: Sequence[int]) -> None:
-        """Make room for what codes leave out of the change to target cells of these conditions."""
+        """Make room for what codes leave out of source cells, and of target cells of these conditions."""
         self.answers = tuple(cardinalities)
-        self.register_buffer("answer", self.bias.new_zeros(1 + design_width(self.answers), self.n_genes))
+        self.register_buffer("answer", self.bias.new_zeros(2 + design_width(self.answers), self.n_genes))
 
     def categorical_columns(self) -> list[int]:
         """Which columns of the design are categories, and not continuous values."""
@@ -294,7 +294,7 @@ class Counts(Codec):
         after: Tensor,
         condition: Tensor | None,
         *,
-        way: float = 1.0,
+        shares: tuple[float, float] = (0.0, 1.0),
         rng: torch.Generator,
     ) -> Tensor:
         """Molecules taken from each cell, or added, by the ratio of what its two states expect."""
@@ -303,7 +303,8 @@ class Counts(Codec):
         moved, dispersion = self._around(after, c)
         if self.answers is not None:
             told = design(condition, self.answers, len(after), after.device)
-            moved = moved * torch.exp(way * (self.answer[0] + told @ self.answer[1:]))
+            ends = self.answer[0], self.answer[1] + told @ self.answer[2:]
+            mean, moved = (x * torch.lerp(*ends, share).exp() for x, share in zip((mean, moved), shares, strict=True))
         return edited(counts, mean, moved, dispersion, rng=rng)
 
     def _around(self, state: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,7 +90,7 @@ class PCA(Codec):
         after: Tensor,
         condition: Tensor | None,
         *,
-        way: float = 1.0,
+        shares: tuple[float, float] = (0.0, 1.0),
         rng: torch.Generator,
     ) -> Tensor:
         """Molecules taken from each cell, or added, by the ratio of what its two states expect."""

@@ -77,7 +77,7 @@ def carry(
             states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
             made = [(x, t) for x, t, asked in zip(kept, times, wanted, strict=True) if asked and genes]
             for (x, t), place in zip(made, counts, strict=True):
-                edited = edited_alike(origin, batch, (kept[0], x), times[0] - t, sampling)[: len(batch)]
+                edited = edited_alike(origin, batch, (kept[0], x), (1.0 - times[0], 1.0 - t), sampling)[: len(batch)]
                 place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
     return Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
 
@@ -123,8 +123,10 @@ def decoded_alike(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -
     return torch.cat([flow.codec.decode(x, None, rng=generator(sampling, i, 1)) for i, x in tiles])
 
 
-def edited_alike(origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], way: float, sampling: Sampling) -> Tensor:
-    """What became of the cells' counts between two states that lie a share of the `way` to the target apart.
+def edited_alike(
+    origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], shares: tuple[float, float], sampling: Sampling
+) -> Tensor:
+    """What became of the cells' counts between two states, which are at such shares of the way to the target.
 
     The same random numbers at each time, so that a cell's noise does not flicker on its way.
     """
@@ -133,7 +135,7 @@ def edited_alike(origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], way:
     told = [None] * len(batch.tiles) if c is None else [part for _, part in batch.parts(c)]
     return torch.cat(
         [
-            codec.edit(x, x0, x1, condition, way=way, rng=generator(sampling, i, 1))
+            codec.edit(x, x0, x1, condition, shares=shares, rng=generator(sampling, i, 1))
             for (i, x), (_, x0), (_, x1), condition in zip(own, before, after, told, strict=True)
         ]
     )

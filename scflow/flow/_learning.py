@@ -79,6 +79,8 @@ class Recipe:
         The field: its name, a function that builds it, or a network that is copied.
     held_out
         What training is stopped on: ``"cells"``, or ``"groups"`` of cells that are carried.
+    most_steps
+        Of the field, where it is stopped on groups; the codec is trained as if it were not.
     """
 
     space: str
@@ -95,6 +97,7 @@ class Recipe:
     watch: Watch | None = None
     field: Choice = "mlp"
     held_out: str = "cells"
+    most_steps: int = 480
 
 
 def default_steps(n_cells: int) -> int:

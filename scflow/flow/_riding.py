@@ -78,7 +78,7 @@ def carry_each(
             states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
             masses.append(mass[:, : len(batch)].numpy())
             for x, place in zip(kept, counts, strict=False):
-                edited = edited_alike(origin, batch, (first, x), 1.0, sampling)[: len(batch)]
+                edited = edited_alike(origin, batch, (first, x), (0.0, 1.0), sampling)[: len(batch)]
                 place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
     found = Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
     return found, np.concatenate(masses, axis=1)

@@ -175,7 +175,7 @@ class _Learner:
             enough_groups(n_source, n_target),
             self.recipe.objective,
             self.run,
-            steps=self.recipe.steps,
+            steps=self.recipe.most_steps,
             lr=self.lr,
             optimisation=self.recipe.optimisation,
         )

@@ -40,8 +40,6 @@ _PRECISIONS = ("float32", "bfloat16", "float16")
 _SMALL_BATCH = 32
 _FEWEST = 20
 _SHARE = 0.1
-_MOST_STEPS = 480
-"""Of a training that is stopped on groups: the best number was below 200 wherever it was measured."""
 _OF_AN_INTERVAL = 128
 _UNEVEN = (matching.couplings.Unbalanced, matching.couplings.Partial)
 
@@ -189,7 +187,7 @@ def for_groups(recipe: Recipe, validation: float | str, roles: Roles | None, *, 
             return replace(
                 recipe,
                 held_out="groups",
-                steps=_MOST_STEPS if usual_steps else recipe.steps,
+                most_steps=recipe.most_steps if usual_steps else recipe.steps,
                 lr=recipe.lr or 1e-3,
                 network=small,
                 optimisation=Optimisation(schedule="constant", warmup=1) if steady else recipe.optimisation,

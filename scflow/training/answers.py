@@ -1,4 +1,4 @@
-"""By how much a population's genes answer beyond its codes, found after the codec of counts is trained."""
+"""What codes leave out of two populations' genes, found after the codec of counts is trained."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MOST = 4096
 def fit_answers(
     codec: Counts, cells: Cells, source: Tensor, target: Tensor, condition: Tensor | None, run: Run
 ) -> None:
-    """Leave in the codec, gene by gene, what the codes of both populations leave out of the change between them.
+    """Leave in the codec, gene by gene, what the codes of each population leave out of it.
 
     One codec learns both, and knows no conditions. What it cannot say of a gene it says of neither population, so the
-    ratio of what it expects is nearer to 1 than that of the counts. The factor that is left, ``(observed + 1) /
-    (expected + 1)`` in one population over that in the other, is learnt from all groups; those that were never seen
-    carried get it too, like the mean displacement. Target cells of each category have a factor of their own, beside
-    that of all; conditions follow one another, each given those before.
+    ratio of what it expects is nearer to 1 than that of the counts. What is left of each population is the factor
+    ``(observed + 1) / (expected + 1)``, learnt from all groups; those that were never seen carried get it too, like the
+    mean displacement. Target cells of each category have a factor of their own, beside that of all; conditions follow
+    one another, each given those before.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ def fit_answers(
     codec.eval()
     rng = run.generator(11)
     shared = _factor(codec, cells, target, None, rng)
-    effects = torch.zeros(codec.answer.shape[0] - 1, codec.n_genes, device=run.device)
+    effects = torch.zeros_like(codec.answer[2:])
     if condition is not None:
         for column, codes, category in categories(condition[target], codec.answers or ()):
             own = condition[target[codes == category]]
             given = shared + design(own, codec.answers or (), len(own), run.device) @ effects
             effects[column] = _factor(codec, cells, target[codes == category], given, rng)
-    codec.answer[0] = shared - _factor(codec, cells, source, None, rng)
-    codec.answer[1:] = effects
+    codec.answer[0], codec.answer[1] = _factor(codec, cells, source, None, rng), shared
+    codec.answer[2:] = effects
 
 
 def _factor(codec: Counts, cells: Cells, rows: Tensor, given: Tensor | None, rng: torch.Generator) -> Tensor:
