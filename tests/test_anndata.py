@@ -733,6 +733,7 @@ def test_slots_follow_key_added() -> None:
         "velocity": "velocity_b",
         "cell": "b_cell",
         "time": "b_time",
+        "growth": "b_growth",
     }
     assert (_keys.MEAN, _keys.STATE, _keys.NOISE, _keys.PP) == (
         "scflow_mean",

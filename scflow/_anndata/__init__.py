@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scflow._anndata._annotations import match_genes, obs_column, read_conditions, read_embedding
-from scflow._anndata._carried import rows_in_time, write_carried, write_velocity
+from scflow._anndata._carried import cells_at, rows_in_time, write_carried, write_growth, write_velocity
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._joined import Matrices, joined, read_units
@@ -23,6 +23,7 @@ from scflow._anndata._scores import read_scores
 __all__ = [
     "Matrices",
     "Preprocessing",
+    "cells_at",
     "checked",
     "counts_layer",
     "joined",
@@ -40,6 +41,7 @@ __all__ = [
     "write_carried",
     "write_code",
     "write_flow",
+    "write_growth",
     "write_log_prob",
     "write_preprocessing",
     "write_table",

@@ -17,7 +17,7 @@ from scflow._anndata._results import expression, storable, writing
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["rows_in_time", "write_carried", "write_velocity"]
+__all__ = ["cells_at", "rows_in_time", "write_carried", "write_growth", "write_velocity"]
 
 
 def write_carried(
@@ -51,6 +51,42 @@ def write_velocity(
             adata.obsm[f"velocity_{use_rep.removeprefix('X_')}"] = velocity.copy()
 
 
+def write_growth(adata: AnnData, growth: NDArray[np.float64], key: str) -> None:
+    """Leave how many descendants cells have in `.obs["scflow_growth"]`, by `key`."""
+    with writing():
+        adata.obs[_keys.slots(key).growth] = growth
+
+
+def cells_at(
+    obs: pd.DataFrame,
+    states: tuple[NDArray[np.float32], NDArray[np.float32]],
+    counts: sparse.csr_matrix | None,
+    genes: Sequence[str],
+    *,
+    target_sum: float,
+    provenance: Mapping[str, Any],
+) -> AnnData:
+    """New cells of one day of a course.
+
+    Parameters
+    ----------
+    obs
+        A row for each cell, `[n_cells]`; cells are named anew.
+    states
+        Those of their ancestors and theirs, each `[n_cells, dim]`.
+    counts
+        `[n_cells, n_genes]`, or None for a flow in an embedding.
+    """
+    from anndata import AnnData
+
+    slot = _keys.slots()
+    obs = obs.set_axis(pd.Index([f"scflow_{i}" for i in range(len(obs))], dtype="object"), axis=0)
+    cells = AnnData(obs=obs) if counts is None else expression(counts, genes, obs, target_sum)
+    cells.obsm[slot.source], cells.obsm[slot.state] = states
+    cells.uns[slot.flow] = {"provenance": storable(provenance)}
+    return cells
+
+
 def rows_in_time(
     adata: AnnData,
     times: Sequence[float],
@@ -61,6 +97,7 @@ def rows_in_time(
     target_sum: float,
     facts: Mapping[str, Any],
     key: str,
+    growth: NDArray[np.float64] | None = None,
 ) -> AnnData:
     """A new AnnData with a row for each cell at each time: all cells at the first time, then at the next.
 
@@ -70,6 +107,8 @@ def rows_in_time(
         ``[n_times, n_cells, dim]``.
     counts
         One matrix a time ``[n_cells, n_genes]``, or none.
+    growth
+        How many descendants each cell has at each time ``[n_times, n_cells]``, or None.
     """
     from anndata import AnnData
 
@@ -78,6 +117,8 @@ def rows_in_time(
     obs = pd.concat([adata.obs] * len(times))
     obs[slot.cell] = pd.Categorical(names, categories=adata.obs_names)
     obs[slot.time] = np.repeat(np.asarray(times, dtype=np.float64), n)
+    if growth is not None:
+        obs[slot.growth] = growth.ravel()
     obs.index = pd.Index([f"{name}@{i}" for i in range(len(times)) for name in adata.obs_names], dtype="object")
     if counts:
         rows = expression(sparse.csr_matrix(sparse.vstack(counts, format="csr")), genes, obs, target_sum)

@@ -62,11 +62,12 @@ def generate(options: argparse.Namespace) -> None:
     """Read a flow, draw cells, and write them."""
     source = check_input(options.flow, _FLOW, _CELLS)
     target = check_output(options.out, _CELLS, overwrite=options.overwrite)
+    cells = None if options.adata is None else check_input(options.adata, _CELLS)
     given = for_verb(options) | {"condition": _request(options.condition), "guidance": _guidance(options.guidance)}
     n_obs = _n_obs(options.n_obs, given["condition"])
     from scflow.tl import generate as verb
 
-    new = verb(_flow(source), n_obs, **given)
+    new = verb(_flow(source), n_obs, adata=None if cells is None else read_cells(cells), **given)
     write_cells(new, target)
     what = f"{new.n_vars:,} genes" if new.n_vars else f"{new.obsm['X_scflow'].shape[1]:,} coordinates, without counts"
     _say_saved(target, f"{new.n_obs:,} cells of {what}")

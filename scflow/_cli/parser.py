@@ -112,6 +112,7 @@ def _train(commands: Any) -> None:
     add.several("--source", what, metavar="COLUMN=VALUE", shown="none")
     add.several("--target", "and carry them to those that have that", metavar="COLUMN=VALUE", shown="all others")
     add.several("--group", "columns that a cell keeps on its way, such as its type", metavar="COLUMN", shown="none")
+    add("--course", "the column with the times of a time course to carry cells through", metavar="COLUMN", shown="none")
     _layer(add)
     add("--space", "where the flow lives: genes, quantile, pca or counts", default="auto", metavar="NAME")
     add("--use-rep", "learn .obsm[KEY], an embedding of your own, without counts", metavar="KEY", shown="none")
@@ -182,6 +183,8 @@ def _generate(commands: Any) -> None:
     add("--n-obs", "number of cells", type=_whole, metavar="N", shown="the rows of the CSV of conditions")
     what = "'cell_type=B' for all cells, one pair a column; or a CSV file with one row a cell"
     add.several("--condition", what, metavar="COLUMN=VALUE", shown="as in the data")
+    add("--at", "a time of a time course, to draw cells of it", type=_number, metavar="TIME", shown="none")
+    add("--adata", "cells of the course, some of which become them", metavar="FILE.h5ad", shown="those of FLOW, if any")
     _guidance(add)
     add("--solver", "euler, midpoint, heun, rk4, adams, jump or dopri5", default="auto", metavar="NAME")
     add("--steps", "steps of the solver", type=_whole_or_auto, default="auto", metavar="N")
@@ -197,12 +200,13 @@ def _generate(commands: Any) -> None:
 
 
 def _transport(commands: Any) -> None:
-    parser = _command(commands, "transport", "COUNTS.h5ad ", "Carry cells along a flow between two populations.")
-    parser.add_argument("adata", metavar="COUNTS.h5ad", help="cells of the source population")
+    parser = _command(commands, "transport", "COUNTS.h5ad ", "Carry cells along a flow between populations.")
+    parser.add_argument("adata", metavar="COUNTS.h5ad", help="cells of the source population, or of the course")
     _output(parser, "carried.h5ad", "the cells, with where they went")
     add = _Options(parser.add_argument_group("options of scflow.tl.transport"))
     add("--flow", f"what carries them: {_CARRIED}", metavar="FLOW", shown="the one in the cells")
     add.several("--target", "where to, if there are several targets", metavar="COLUMN=VALUE", shown="the only one")
+    add("--to", "to when, in a time course", type=_number, metavar="TIME", shown="none")
     _layer(add)
     _guidance(add)
     add("--solver", "euler, midpoint, heun, rk4, adams or dopri5", default="midpoint", metavar="NAME")
@@ -296,6 +300,10 @@ def _number(text: str) -> float:
 
 def _whole_or_auto(text: str) -> int | str:
     return text if text == "auto" else _whole(text)
+
+
+def _share(text: str) -> float | str:
+    return text if text in ("auto", "groups") else _number(text)
 
 
 def _share_or_balance(text: str) -> float | str:

@@ -20,7 +20,7 @@ from scflow.flow._sampling import Sampling, generator
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["Stops", "carry", "velocity_of"]
+__all__ = ["Stops", "carry", "decoded_alike", "edited_alike", "velocity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,28 +73,32 @@ def carry(
         origin = Origin.of(flow, data, condition, sampling.device)
         for batch in batches(len(origin.cells), sampling):
             kept = _kept(origin, batch, way, times)
-            shown = kept if genes else [_decoded(flow, x, sampling, batch) for x in kept]
+            shown = kept if genes else [decoded_alike(flow, x, sampling, batch) for x in kept]
             states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
             made = [(x, t) for x, t, asked in zip(kept, times, wanted, strict=True) if asked and genes]
             for (x, t), place in zip(made, counts, strict=True):
-                edited = _edited(origin, batch, (kept[0], x), (1.0 - times[0], 1.0 - t), sampling)[: len(batch)]
+                edited = edited_alike(origin, batch, (kept[0], x), (1.0 - times[0], 1.0 - t), sampling)[: len(batch)]
                 place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
     return Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
 
 
-def velocity_of(flow: Flow, data: Given, condition: Tensor | None, time: float, sampling: Sampling) -> Stops:
+def velocity_of(
+    flow: Flow, data: Given, condition: Tensor | None, time: float | NDArray[np.float64], sampling: Sampling
+) -> Stops:
     """The states of cells, and by how much the flow moves them from the source to the target in a unit of its time.
 
-    Two times of :class:`Stops`: the states, and the velocity in the same units.
+    `time` is that of all cells, or one of each. Two times of :class:`Stops`: the states, and the velocity in the same
+    units.
     """
     found, way = [], Way.of(flow, sampling)
     scale = flow.codec.sd.numpy() if isinstance(flow.codec, Embedding) else np.float32(1)
     with torch.no_grad(), moved(flow, sampling.device):
         origin = Origin.of(flow, data, condition, sampling.device)
+        each = torch.as_tensor(time, dtype=torch.float32, device=sampling.device).expand(len(origin.cells))
         for batch in batches(len(origin.cells), sampling):
             x = origin.drawn(batch, sampling)
-            v = -way.velocity(origin.conditions(batch))(x, torch.tensor(time, device=x.device))
-            shown = x if flow.codec.has_counts else _decoded(flow, x, sampling, batch)
+            v = -way.velocity(origin.conditions(batch))(x, each[batch.rows])
+            shown = x if flow.codec.has_counts else decoded_alike(flow, x, sampling, batch)
             found.append(torch.stack([shown, v])[:, : len(batch)].cpu().numpy())
     states, velocity = np.concatenate(found, axis=1)
     return Stops(np.stack([states, velocity * scale]), ())
@@ -110,7 +114,7 @@ def _kept(origin: Origin, batch: Batch, way: Way, times: Sequence[float]) -> lis
     return kept
 
 
-def _decoded(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -> Tensor:
+def decoded_alike(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -> Tensor:
     """Counts of states, or the user's coordinates.
 
     The same random numbers at each time, so that a cell's noise does not flicker on its way.
@@ -119,7 +123,7 @@ def _decoded(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -> Ten
     return torch.cat([flow.codec.decode(x, None, rng=generator(sampling, i, 1)) for i, x in tiles])
 
 
-def _edited(
+def edited_alike(
     origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], shares: tuple[float, float], sampling: Sampling
 ) -> Tensor:
     """What became of the cells' counts between two states, which are at such shares of the way to the target.

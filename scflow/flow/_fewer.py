@@ -15,7 +15,7 @@ from scflow.errors import InputError
 from scflow.flow._flow import Flow
 from scflow.flow._learning import drawn_to_calibrate, facts_of
 from scflow.flow._trajectories import Teacher, Trajectories, solved_back, teacher_of, trajectories
-from scflow.matching import FlowMap, FlowMatching, Preconditioned, paths
+from scflow.matching import FlowMap, FlowMatching, Preconditioned, noises, paths
 from scflow.matching import guidance as guiding
 from scflow.matching.distillation import Distillation, Piece, Trajectory
 from scflow.matching.times import Time
@@ -253,6 +253,11 @@ def check_teacher(flow: Flow, verb: str) -> None:
         raise InputError(
             f"This flow was distilled already, and {verb} needs the velocity that it was distilled from. Give the flow "
             "that scflow.tl.train returned."
+        )
+    if isinstance(flow.noise, noises.Population):
+        raise InputError(
+            f"This flow carries cells and does not start from noise, and {verb} works on pairs of noise and cells. "
+            "Give it a flow that was trained from noise: scflow.tl.train(adata) without source= and course=."
         )
     if verb == "reflow":
         return

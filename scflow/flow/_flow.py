@@ -22,6 +22,8 @@ from scflow.errors import InputError
 from scflow.flow import _storage
 from scflow.flow._between import End, Line, between
 from scflow.flow._codes import Code, Density, densities, encoded
+from scflow.flow._course import Course
+from scflow.flow._growth import Growth
 from scflow.flow._sampling import Drawn, Sampling, draw
 from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths, solvers
 from scflow.matching.names import SOLVERS
@@ -61,6 +63,8 @@ class Flow:
     raw
         The network's weights at the same step without averaging, by name, or ``None`` where they were not kept. They
         take as much room as the field; ``dataclasses.replace(flow, raw=None)`` leaves them out.
+    growth
+        Of a flow through a time course, how many descendants cells have; ``None`` for others.
     """
 
     field: Preconditioned | Displaced | Bare | FlowMap
@@ -74,6 +78,7 @@ class Flow:
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     raw: Mapping[str, Tensor] | None = None
+    growth: Growth | None = None
 
     def __repr__(self) -> str:
         p = self.provenance
@@ -84,6 +89,11 @@ class Flow:
             f"Flow(space={self.codec.name!r}, {what}, {conditions}; "
             f"{p.get('n_cells', '?')} cells, {p.get('steps', '?')} steps, {parameters:,} weights{self._made()})"
         )
+
+    @property
+    def course(self) -> Course | None:
+        """The time points that the flow goes through, where it is of a time course."""
+        return Course.of(self.provenance)
 
     def _made(self) -> str:
         """What was made of another flow, and how."""

@@ -23,7 +23,7 @@ from scflow.training.fit import fit_pairs
 from scflow.training.groups import ByTurns
 from scflow.training.pairs import Carried, Pair, Pairs, Sources
 
-__all__ = ["Roles", "learn_carrying"]
+__all__ = ["Roles", "cells_and_codec", "displaced", "learn_carrying"]
 
 _Learnt = tuple[Displaced, noises.Population, Trained, dict[str, Any]]
 
@@ -86,14 +86,7 @@ def learn_carrying(
     condition
         What the field is told, ``[n_cells, n_conditions]``; rows of source cells are not looked at.
     """
-    cells: Cells | Coordinates
-    codec: Codec
-    if statistics is None:
-        cells, codec = Coordinates(np.asarray(data), run.device), Embedding.fit(np.asarray(data))
-    else:
-        cells = Cells(data, run.device)
-        codec = codec_of(data, cells, statistics, clip, Conditions(), None, recipe, run)
-    codec = codec.to(run.device).eval()
+    cells, codec = cells_and_codec(data, statistics, clip, recipe, run)
     if isinstance(codec, Counts) and isinstance(cells, Cells):
         codec.answers_to(conditions.cardinalities)
         fit_answers(codec, cells, *roles.compared(run.train), condition, run)
@@ -122,6 +115,30 @@ def learn_carrying(
         raw=trained.raw,
     )
     return described(flow, genes, provenance, recipe)
+
+
+def cells_and_codec(
+    data: Any, statistics: GeneStatistics | None, clip: float, recipe: Recipe, run: Run
+) -> tuple[Cells | Coordinates, Codec]:
+    """The cells of all populations on the device, and one codec of them that knows no conditions."""
+    cells: Cells | Coordinates
+    codec: Codec
+    if statistics is None:
+        cells, codec = Coordinates(np.asarray(data), run.device), Embedding.fit(np.asarray(data))
+    else:
+        cells = Cells(data, run.device)
+        codec = codec_of(data, cells, statistics, clip, Conditions(), None, recipe, run)
+    return cells, codec.to(run.device).eval()
+
+
+def displaced(
+    x0: Tensor, x1: Tensor, length: float, recipe: Recipe, codec: Codec, conditions: Conditions, run: Run
+) -> Displaced:
+    """The field at its start, scaled by pairs as they will be, which are a `length` of the flow's time apart."""
+    both, step = torch.cat([x0, x1]), (x1 - x0) / length
+    network = network_of(recipe, codec, conditions, run)
+    spread, step_sd = both.std(0, correction=0), step.std(0, correction=0)
+    return Displaced(network, both.mean(0), spread, step.mean(0), step_sd).to(run.device)
 
 
 def _of_targets(run: Run, roles: Roles) -> Run:
@@ -176,10 +193,7 @@ class _Learner:
         rng, objective = self.run.generator(6), self.recipe.objective
         taken = [objective.paired(p.data, p.noise, p.condition, rng=rng, group=p.group)[:2] for p in found]
         x0, x1 = (torch.cat(states) for states in zip(*taken, strict=True))
-        both, step = torch.cat([x0, x1]), x1 - x0
-        network = network_of(self.recipe, self.codec, self.conditions, self.run)
-        spread, step_sd = both.std(0, correction=0), step.std(0, correction=0)
-        return Displaced(network, both.mean(0), spread, step.mean(0), step_sd).to(self.run.device)
+        return displaced(x0, x1, 1.0, self.recipe, self.codec, self.conditions, self.run)
 
     def noise(self, pairs: Carried) -> noises.Population:
         """The law of what the flow starts from, which nothing can be drawn of."""

@@ -18,6 +18,7 @@ from scflow import _file, codecs, nn
 from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
+from scflow.flow._growth import Growth
 from scflow.matching import Displaced, FlowMap, Preconditioned, noises, paths
 from scflow.matching.names import NOISES, PATHS, named
 from scflow.training.history import COLUMNS
@@ -66,12 +67,14 @@ def to_content(flow: Flow) -> dict[str, Any]:
         "provenance": dict(flow.provenance),
         "history": list(flow.history.columns),
     }
+    growth = {} if flow.growth is None else flow.growth.tensors()
     tensors = {
         **_prefixed("field", flow.field.state_dict()),
         **({} if flow.raw is None else _prefixed("raw", flow.raw)),
         **_prefixed("codec", flow.codec.state_dict()),
         **({} if flow.calibration is None else _prefixed("calibration", flow.calibration.state_dict())),
         **_prefixed("noise", _noise_tensors(flow.noise)),
+        **_prefixed("growth", growth),
         "seen": flow.seen.cpu().numpy(),
         **{f"history.{c}": flow.history[c].to_numpy() for c in flow.history.columns},
     }
@@ -113,6 +116,7 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
         calibration = Calibration.empty(**config["calibration"])
         calibration.load_state_dict({"sizes": calibration.sizes, **_chosen("calibration", tensors)})  # 0.1.0 had none
         calibration.model, calibration.data = _reindexed(calibration.model), _reindexed(calibration.data)
+    growth = _chosen("growth", tensors)  # Flows of time courses alone have some.
     columns = config.get("history", COLUMNS)  # Flows of 0.1.0 do not list theirs.
     history = {column: tensors[f"history.{column}"] for column in columns if f"history.{column}" in tensors}
     return {
@@ -127,6 +131,7 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
         "history": pd.DataFrame(history),
         "provenance": config["provenance"],
         "raw": _chosen("raw", tensors) or None,
+        "growth": Growth(**growth) if growth else None,
     }
 
 

@@ -5,6 +5,7 @@ from scflow.matching.maps import FlowMap
 from scflow.matching.objective import FlowMatching
 from scflow.matching.preconditioning import Bare, Displaced, Preconditioned, preconditioned
 from scflow.matching.rerouting import Rerouted
+from scflow.matching.staged import Staged
 
 __all__ = [
     "Bare",
@@ -13,6 +14,7 @@ __all__ = [
     "FlowMatching",
     "Preconditioned",
     "Rerouted",
+    "Staged",
     "couplings",
     "distillation",
     "guidance",

@@ -8,6 +8,7 @@ from scflow.tl.diagnose import diagnose
 from scflow.tl.distill import distill
 from scflow.tl.encode import encode
 from scflow.tl.generate import generate
+from scflow.tl.growth import growth
 from scflow.tl.interpolate import interpolate
 from scflow.tl.log_prob import log_prob
 from scflow.tl.reflow import reflow
@@ -26,6 +27,7 @@ __all__ = [
     "distill",
     "encode",
     "generate",
+    "growth",
     "interpolate",
     "log_prob",
     "reflow",

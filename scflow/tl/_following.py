@@ -36,6 +36,12 @@ def flow_of(flow: Flow | AnnData | None, adata: AnnData, slot: str) -> Flow:
 
 def check_noise(flow: Flow) -> None:
     """Raise where a flow has no noise that cells could be followed to."""
+    if flow.course is not None:
+        raise InputError(
+            f"This flow carries cells through the times of obs[{flow.course.column!r}], and does not start from noise: "
+            "cells have no code under it. Train one from noise, scflow.tl.train(adata) without course=, or carry "
+            "cells: scflow.tl.transport(adata, flow, to=...)."
+        )
     if isinstance(flow.noise, noises.Population):
         raise InputError(
             "This flow starts from cells of a source population, and not from noise: cells have no code under it. "

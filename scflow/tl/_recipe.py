@@ -40,6 +40,7 @@ _PRECISIONS = ("float32", "bfloat16", "float16")
 _SMALL_BATCH = 32
 _FEWEST = 20
 _SHARE = 0.1
+_OF_AN_INTERVAL = 128
 _UNEVEN = (matching.couplings.Unbalanced, matching.couplings.Partial)
 
 
@@ -219,8 +220,8 @@ def split(
     return torch.from_numpy(order[held:]).to(device), torch.from_numpy(order[:held]).to(device)
 
 
-def batch_size_of(size: int | None, n: int, device: torch.device) -> int:
-    """Cells a step, of `n` to learn from."""
+def batch_size_of(size: int | None, n: int, device: torch.device, *, intervals: int = 1) -> int:
+    """Cells a step, of `n` to learn from; of a time course at least 128 an interval."""
     if size is not None:
         return size
-    return min(n, 1024 if device.type != "cpu" and n >= 20_000 else 256)
+    return min(n, max(1024 if device.type != "cpu" and n >= 20_000 else 256, _OF_AN_INTERVAL * intervals))

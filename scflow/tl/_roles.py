@@ -17,7 +17,7 @@ from scflow.errors import InputError, listed, nearest
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Chosen", "chosen_cells", "roles_of"]
+__all__ = ["Chosen", "chosen_cells", "grouped", "roles_of"]
 
 _FEWEST = 10
 
@@ -64,7 +64,7 @@ def roles_of(
             if value is not None:
                 raise InputError(
                     f"{name}={value!r} says what cells are carried to, and source= says which. Give it too, such as "
-                    "source={'condition': 'ctrl'}."
+                    "source={'condition': 'ctrl'}; or, for a time course, course='day'."
                 )
         return None
     asked = _values(source, "source")
@@ -80,7 +80,7 @@ def roles_of(
     _check_sizes(from_cells, to_cells, source, target)
     told = tuple(column for column in told if adata.obs[column][to_cells].nunique() > 1)
     columns = [group] if isinstance(group, str) else list(group or ())
-    codes, names = _groups(adata, columns)
+    codes, names = grouped(adata, columns)
     _check_groups(codes, names, from_cells, to_cells, columns)
     facts = {"source": _plain(asked), "target": _plain(wanted), "group": columns}
     return Chosen(from_cells, to_cells, codes, told, facts)
@@ -154,11 +154,11 @@ def _check_sizes(source: NDArray[np.bool_], target: NDArray[np.bool_], asked: An
             )
 
 
-def _groups(adata: AnnData, columns: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+def grouped(adata: AnnData, columns: Sequence[str], *, name: str = "adata") -> tuple[NDArray[np.int64], list[str]]:
     """A code for each combination of the columns' values, and its name."""
     if not columns:
         return np.zeros(adata.n_obs, dtype=np.int64), ["all"]
-    values = [_anndata.obs_column(adata, column).astype(str).tolist() for column in columns]
+    values = [_anndata.obs_column(adata, column, name=name).astype(str).tolist() for column in columns]
     joined = np.array([" / ".join(row) for row in zip(*values, strict=True)], dtype=object)
     codes, names = pd.factorize(joined, sort=True)
     return codes.astype(np.int64), [str(name) for name in names]

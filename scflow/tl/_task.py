@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,11 @@ from torch import Tensor
 from scflow import _anndata
 from scflow.conditions import Conditions
 from scflow.errors import InputError
+from scflow.flow._ancestry import Stages
 from scflow.flow._sourcing import Roles
+from scflow.matching import couplings
+from scflow.matching.names import COUPLINGS, named
+from scflow.tl._course import course_of, split_points
 from scflow.tl._recipe import split
 from scflow.tl._roles import Chosen, roles_of
 
@@ -38,6 +43,8 @@ class Task:
         Rows to learn from, and rows to look at, in random order.
     roles
         Which cells are carried to which; ``None`` for a flow from noise.
+    stages
+        When cells are, for a flow through a time course.
     facts
         What the provenance says of that.
     """
@@ -47,6 +54,7 @@ class Task:
     condition: Tensor | None
     rows: tuple[Tensor, Tensor]
     roles: Roles | None = None
+    stages: Stages | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -56,13 +64,20 @@ class Task:
         data: Any,
         condition: str | Sequence[str] | None,
         populations: tuple[Any, Any, Any],
+        course: tuple[str, couplings.Unbalanced | couplings.Entropic] | None,
         *,
         fraction: float,
         size: int | None,
         seed: int,
         device: torch.device,
     ) -> Task:
-        """The task of an AnnData's `data`; `populations` are the options source, target and group."""
+        """The task of an AnnData's `data`.
+
+        `populations` are the options source, target and group, and `course` has that option and how its time points are
+        coupled.
+        """
+        if course is not None:
+            return _course(adata, data, *course, populations[2], fraction, seed, device)
         chosen = roles_of(adata, *populations)
         if chosen is not None:
             return _carrying(adata, data, condition, chosen, fraction, size, seed, device)
@@ -71,11 +86,39 @@ class Task:
         encoded = conditions.encode(frame).to(device) if len(conditions) else None
         return cls(data, conditions, encoded, split(adata.n_obs, fraction, size, seed, device))
 
+    @property
+    def n_intervals(self) -> int:
+        """How many intervals a batch is dealt to: those of a course, or one."""
+        return 1 if self.stages is None else self.stages.n_points - 1
+
     def cells_in_words(self) -> str:
         """How many cells there are, and of which population."""
+        if self.stages is not None:
+            return f"{self.data.shape[0]:,} cells of {self.stages.n_points} time points"
         if self.roles is None:
             return f"{self.data.shape[0]:,} cells"
         return f"{len(self.roles.source):,} cells carried to {len(self.roles.target):,}"
+
+
+def _course(
+    adata: AnnData,
+    data: Any,
+    column: str,
+    coupling: couplings.Unbalanced | couplings.Entropic,
+    group: str | Sequence[str] | None,
+    fraction: float,
+    seed: int,
+    device: torch.device,
+) -> Task:
+    """The cells of all time points."""
+    course, point, codes = course_of(adata, column, group)
+    train, validation = (torch.from_numpy(rows).to(device) for rows in split_points(point, fraction, seed))
+    when, of = (torch.from_numpy(values).to(device) for values in (point, codes))
+    reach = coupling.reach if isinstance(coupling, couplings.Unbalanced) else math.inf
+    stages = Stages(when, of, len(course.times), len(course.groups), coupling.epsilon, reach)
+    plan = named(coupling, COUPLINGS)
+    facts = {"course": course.to_json(), "plan": plan, "n_by_time": np.bincount(point).tolist()}
+    return Task(data, Conditions(), None, (train, validation), stages=stages, facts=facts)
 
 
 def _carrying(
@@ -103,7 +146,7 @@ def _carrying(
     to, by, of = (torch.from_numpy(rows.reshape(-1)).to(device) for rows in (target, source, group))
     facts = {**chosen.facts, "n_source": len(source), "n_target": len(target)}
     rows = _split_both((target, source), fraction, size, seed, device)
-    return Task(data[used], conditions, encoded, rows, Roles(by, to, of, len(codes)), facts)
+    return Task(data[used], conditions, encoded, rows, Roles(by, to, of, len(codes)), facts=facts)
 
 
 def _told(adata: AnnData, condition: str | Sequence[str] | None, chosen: Chosen) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from scflow.flow import CALIBRATIONS, Flow, Sampling
 from scflow.matching import guidance as guiding
 from scflow.matching import paths, solvers
 from scflow.matching.names import PATHS, SOLVERS, chosen, named
+from scflow.tl._course import not_a_course
+from scflow.tl._drawn_at import check_usual, drawn_at
 from scflow.tl._following import solver_facts
 from scflow.tl._options import device_of, half_the_cores, one_of, positive, whole
 
@@ -29,6 +31,8 @@ def generate(
     n_obs: int,
     *,
     condition: Mapping[str, Any] | Sequence[Any] | pd.Series | pd.DataFrame | None = None,
+    at: float | None = None,
+    adata: AnnData | None = None,
     guidance: float | Mapping[str, float] | guiding.Guidance = 1.0,
     solver: str | solvers.Solver = "auto",
     steps: int | str = "auto",
@@ -58,6 +62,12 @@ def generate(
         What they are conditioned on. ``None`` draws conditions as they are in the training cells, in the same shares.
         A mapping such as ``{"cell_type": "Dendritic"}`` holds for all cells (or has a list, one entry a cell); what is
         not named is drawn as it occurs with what is. A list, Series (one condition) or DataFrame has one row a cell.
+    at
+        A time within the course, for a flow through a time course: cells of that time are drawn. Ancestors are drawn
+        among the cells of `adata` at the latest time point before, as often as they have descendants, and are carried
+        there. More cells than there are ancestors are not new ones each: some come from the same cell.
+    adata
+        Cells of the course, which the flow does not hold; by default `flow_or_adata` itself, where that is an AnnData.
     guidance
         1 draws from the learnt law; above 1 states are pushed away from those without the condition. In count space,
         whose decoder knows the condition as well, cells were not more typical for it (docs/benchmarks.md). A mapping
@@ -102,12 +112,14 @@ def generate(
         `.X` log1p of counts per 10,000, `.layers["counts"]` integer counts, `.obs` the conditions,
         `.obsm["X_scflow"]` the state the flow drew, `.obsm["X_scflow_noise"]` where it started, `.var` the training
         genes, `.uns["scflow"]["provenance"]` what they were drawn from and how. A flow in an embedding draws no counts:
-        `.obsm["X_scflow"]` is all there is.
+        `.obsm["X_scflow"]` is all there is. Cells of a time of a course have `.obs` with that time, their group, and
+        their ancestor's name in `.obs["scflow_cell"]`, and `.obsm["X_scflow_source"]`, where that one was.
 
     Raises
     ------
     InputError
-        For conditions or categories that the flow does not know, numbers that do not fit, and unknown choices.
+        For conditions or categories that the flow does not know, numbers that do not fit, and unknown choices; in a
+        time course where `at` is missing or outside of it, or there are no cells before.
 
     Examples
     --------
@@ -116,11 +128,29 @@ def generate(
     >>> flow = scflow.tl.train(adata, condition="cell_type", steps=20, progress=False)
     >>> scflow.tl.generate(flow, 30, progress=False).shape
     (30, 50)
+
+    Cells of day 2.5 of a time course:
+
+    >>> adata.obs["day"] = [float(i % 3) ** 2 for i in range(adata.n_obs)]
+    >>> flow = scflow.tl.train(adata, course="day", steps=20, progress=False)
+    >>> scflow.tl.generate(adata, 30, at=2.5, progress=False).shape
+    (30, 50)
     """
     flow = flow_or_adata
     if not isinstance(flow, Flow):
         flow = Flow.from_content(_anndata.read_flow(flow_or_adata, key_added))
     n = whole(n_obs, "n_obs")
+    course = flow.course
+    if course is not None:
+        check_usual(course, condition=condition, shift=shift, path=path, weights=weights, calibration=calibration)
+        cells = flow_or_adata if adata is None and not isinstance(flow_or_adata, Flow) else adata
+        options = {"solver": "midpoint" if solver == "auto" else solver, "steps": steps, "guidance": guidance}
+        options |= {"batch_size": batch_size, "device": device, "seed": whole(seed, "seed", least=0)}
+        with half_the_cores():
+            return drawn_at(flow, course, n, at, cells, options | {"progress": progress})
+    for name, value in (("at", at), ("adata", adata)):
+        if value is not None:
+            raise not_a_course(name, "..." if name == "adata" else value)
     method = flow.usual.solver if solver == "auto" else chosen(solver, SOLVERS, solvers.Solver, "solver")
     guided = guiding.Guidance.of(guidance)
     scales = guided.weights(flow.conditions.names)

@@ -13,10 +13,12 @@ import torch
 from scflow import _anndata, matching, pp
 from scflow.errors import InputError
 from scflow.flow import Flow, Watch
+from scflow.flow._coursing import learn_course
 from scflow.flow._fields import check_field, chosen_field, state_dim
 from scflow.flow._identity import identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.flow._sourcing import learn_carrying
+from scflow.tl._course import check_alone, coupling_of
 from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.tl._recipe import (
     batch_size_of,
@@ -47,6 +49,7 @@ def train(
     source: Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
     group: str | Sequence[str] | None = None,
+    course: str | None = None,
     layer: str | None = None,
     space: str = "auto",
     use_rep: str | None = None,
@@ -90,6 +93,12 @@ def train(
     group
         Columns of `.obs` that a cell keeps on its way, such as its type: cells are paired within equal values. The
         field is not told; so cells of a type that has no target cells are carried as those like them.
+    course
+        A column of `.obs` with the times of a time course, two or more: one flow then carries cells through all of
+        them, in real time. Cells of each time point get ancestors at the one before by a plan between the whole
+        populations, in which some cells have more descendants than others: that is how growth is found
+        (:func:`scflow.tl.growth`). Ask for any day between by :func:`scflow.tl.transport` (``to=3.5``),
+        :func:`scflow.tl.trajectory` or :func:`scflow.tl.generate` (``at=3.5``). `group` holds here too.
     layer
         Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` holds no counts.
     space
@@ -110,7 +119,9 @@ def train(
         or ``"endpoint_noise"``. Coupling of cells and noise, or cells of the source, in a batch, among those of equal
         conditions: ``"independent"`` (``"auto"``), ``"optimal"`` (optimal transport: straighter ways, drawn in fewer
         steps; ``"auto"`` for a source of cells), ``"entropic"`` (pairs near to those), or, for a source of cells,
-        ``"unbalanced"`` (some have more descendants than others) and ``"partial"`` (the dearest tenth is left out).
+        ``"unbalanced"`` (some have more descendants than others) and ``"partial"`` (the dearest tenth is left out). In
+        a `course` whole time points are coupled: ``"unbalanced"`` (``"auto"``, with ``epsilon=0.02, reach=0.5``) or
+        ``"entropic"`` (all cells have as many descendants).
     field
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
@@ -180,15 +191,19 @@ def train(
     ('counts', ('cell_type',))
     """
     _anndata.checked(adata)
-    if source is not None and watch is not None:
-        raise InputError(f"watch={watch!r} draws cells from noise, and with source= there is none. Leave watch out.")
+    carrying = source is not None or course is not None
+    if carrying and watch is not None:
+        given = "source=" if source is not None else "course="
+        raise InputError(f"watch={watch!r} draws cells from noise, and with {given} there is none. Leave watch out.")
+    if course is not None:
+        check_alone(condition=condition, source=source, target=target, path=path, noise=noise)
     keeping = _checkpoint(checkpoint, resume)
     space = space_of(space, use_rep)
     kind, settings = chosen_field(field)
     recipe = Recipe(
         space=space,
-        objective=objective_of(path, time, weight, coupling, carrying=source is not None),
-        noise=noise_of(noise, space, carrying=source is not None),
+        objective=objective_of(path, time, weight, coupling if course is None else "auto", carrying=source is not None),
+        noise=noise_of(noise, space, carrying=carrying),
         steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
         optimisation=optimisation or Optimisation(),
@@ -201,11 +216,12 @@ def train(
     numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
     populations = (source, target, group)
-    task = Task.of(adata, data, condition, populations, fraction=fraction, size=size, seed=start, device=where)
+    through = None if course is None else (course, coupling_of(coupling))
+    task = Task.of(adata, data, condition, populations, through, fraction=fraction, size=size, seed=start, device=where)
     run = Run(
         train=task.rows[0],
         validation=task.rows[1],
-        batch_size=batch_size_of(size, len(task.rows[0]), where),
+        batch_size=batch_size_of(size, len(task.rows[0]), where, intervals=task.n_intervals),
         seed=start,
         device=where,
         precision=numbers,
@@ -223,7 +239,7 @@ def train(
         prepared |= task.facts
         of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
-    warn_of(recipe, run, carrying=task.roles is not None)
+    warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
         flow = _learn(adata, task, layer, use_rep, recipe, run, key_added)
     _leave(adata, flow, key_added)
@@ -259,6 +275,8 @@ def _learn(
         print(f"scflow: {task.cells_in_words()}, {what}, {how}")
     if use_rep:
         provenance["use_rep"] = use_rep
+        if task.stages is not None:
+            return learn_course(task.data, None, 0.0, task.stages, (), recipe, run, provenance)
         if task.roles is not None:
             return learn_carrying(task.data, None, 0.0, task.roles, *given, (), recipe, run, provenance)
         return learn_embedding(task.data, *given, recipe, run, provenance)
@@ -270,6 +288,8 @@ def _learn(
     assert done is not None
     provenance |= {"layer": source or "X", "target_sum": done.statistics.target_sum}
     genes = tuple(str(name) for name in adata.var_names)
+    if task.stages is not None:
+        return learn_course(task.data, done.statistics, done.clip, task.stages, genes, recipe, run, provenance)
     if task.roles is not None:
         return learn_carrying(task.data, done.statistics, done.clip, task.roles, *given, genes, recipe, run, provenance)
     return learn(task.data, done.statistics, done.clip, *given, genes, recipe, run, provenance)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from scflow import _anndata
 from scflow.flow import Flow
 from scflow.flow._carrying import carry
+from scflow.flow._course import Course
 from scflow.matching import guidance as guiding
 from scflow.matching import solvers
 from scflow.tl._carrying import EVALUATIONS, Journey
-from scflow.tl._following import sampling_of
+from scflow.tl._course import Trip, asked_day, not_a_course
+from scflow.tl._following import flow_of, sampling_of
 from scflow.tl._options import half_the_cores
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def transport(
     flow: Flow | AnnData | None = None,
     *,
     target: Mapping[str, Any] | None = None,
+    to: float | None = None,
     layer: str | None = None,
     guidance: float | Mapping[str, float] | guiding.Guidance = 1.0,
     solver: str | solvers.Solver = "midpoint",
@@ -35,24 +38,29 @@ def transport(
     key_added: str = "scflow",
     copy: bool = False,
 ) -> AnnData | None:
-    """Carry cells along a flow that :func:`scflow.tl.train` learnt between two populations.
+    """Carry cells along a flow that :func:`scflow.tl.train` learnt between two populations, or through a time course.
 
     Each cell keeps its row. Genes are found by name, in any order.
 
     Parameters
     ----------
     adata
-        Cells of the source population: counts of the flow's genes, or the embedding that it lives in.
+        Cells of the source population, or of any times of the course with their times in the column of `.obs` that it
+        was learnt from: counts of the flow's genes, or the embedding that it lives in.
     flow
         The flow, or an AnnData that was left one in `.uns[key_added]`; by default `adata` itself.
     target
         Where to, where the flow knows several targets: ``{"condition": "IFN"}``, or a list with one value a cell.
+    to
+        To when, for a flow through a time course: any time within it. Each cell is carried from its own time, on or
+        back.
     layer
         Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` holds no counts.
     guidance
         1 carries to the learnt law; above 1 cells are pushed away from the mean of all targets.
     solver, steps
-        As in :func:`scflow.tl.generate`; ``"auto"`` takes 24 evaluations of the field.
+        As in :func:`scflow.tl.generate`; ``"auto"`` takes 24 evaluations of the field. In a time course both are of
+        the whole course, and ``"auto"`` takes 24 evaluations an interval.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     seed
@@ -69,13 +77,17 @@ def transport(
     AnnData or None
         Sets `.obsm["X_scflow_source"]`, the state that a cell started from, `.obsm["X_scflow"]`, where it ended,
         `.layers["scflow"]`, integer counts of where it ended (not for a flow in an embedding), and
-        `.uns["scflow_transport"]`, from where to where.
+        `.uns["scflow_transport"]`, from where to where. In a time course also `.obs["scflow_growth"]`: how many
+        descendants a cell has, relative to the mean of its time point, at the first time point that is not before that
+        time; NaN for those that were carried back. Cells that were carried are the population of that time if each
+        counts as often.
 
     Raises
     ------
     InputError
         Where the flow starts from noise, cells are known to be of another population, genes or conditions are missing,
-        or it has several targets and none was chosen.
+        or it has several targets and none was chosen; in a time course, where times or groups are missing or outside of
+        it, or it is not said to when.
 
     Examples
     --------
@@ -87,9 +99,26 @@ def transport(
     >>> scflow.tl.transport(cells, flow, progress=False)
     >>> cells.layers["scflow"].shape == cells.shape
     True
+
+    A time course, from every cell's own day to day 2.5:
+
+    >>> adata.obs["day"] = [float(i % 3) ** 2 for i in range(adata.n_obs)]
+    >>> flow = scflow.tl.train(adata, course="day", steps=20, progress=False)
+    >>> scflow.tl.transport(adata, flow, to=2.5, progress=False)
+    >>> adata.uns["scflow_transport"]["target"]
+    'day: 2.5'
     """
-    journey = Journey.of(adata, flow, target, layer, key_added)
+    _anndata.checked(adata)
+    found = flow_of(flow, adata, key_added)
     options: dict[str, Any] = {"guidance": guidance, "device": device, "seed": seed, "progress": progress}
+    if found.course is not None:
+        options |= {"solver": solver, "steps": steps}
+        adata = adata.copy() if copy else adata
+        _through(adata, found, found.course, asked_day(found.course, to, target), layer, options, key_added)
+        return adata if copy else None
+    if to is not None:
+        raise not_a_course("to", to)
+    journey = Journey.of(adata, found, target, layer, key_added)
     sampling = sampling_of(journey.flow, solver=solver, steps=steps, evaluations=EVALUATIONS, **options)
     with half_the_cores():
         way = carry(journey.flow, journey.data, journey.condition, (1.0, 0.0), sampling)
@@ -98,3 +127,16 @@ def transport(
     both = (way.states[0], way.states[1])
     _anndata.write_carried(adata, both, counts, journey.flow.genes, journey.facts(), key_added)
     return adata if copy else None
+
+
+def _through(
+    adata: AnnData, flow: Flow, course: Course, day: float, layer: str | None, options: dict[str, Any], key: str
+) -> None:
+    """Carry cells through a course to a day, and write where they are."""
+    trip = Trip.of(adata, flow, course, layer)
+    with half_the_cores():
+        way, growth = trip.to([day], options)
+    counts = way.counts[0] if way.counts else None
+    both = (way.states[0], way.states[1])
+    _anndata.write_carried(adata, both, counts, flow.genes, trip.facts(f"{day:g}"), key)
+    _anndata.write_growth(adata, growth[0], key)

@@ -1,0 +1,178 @@
+"""Carrying cells through a time course, each from its own time; and how many descendants they have by then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from scflow.flow._carrying import Stops, decoded_alike, edited_alike
+from scflow.flow._course import Course
+from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity, moved
+from scflow.flow._sampling import Sampling
+from scflow.matching import solvers
+
+if TYPE_CHECKING:
+    from scflow.flow._flow import Flow
+
+__all__ = ["Departure", "carry_each", "descendants"]
+
+
+@dataclass(frozen=True, eq=False)
+class Departure:
+    """When each cell sets off along a course, and which of its plans say how many descendants it has.
+
+    Attributes
+    ----------
+    begin
+        The flow's time, float64 ``[n]``.
+    group
+        The code of each cell's group, int64 ``[n]``; below 0 where it is not known.
+    n_groups
+        How many there are.
+    """
+
+    begin: Tensor
+    group: Tensor
+    n_groups: int
+
+
+def carry_each(
+    flow: Flow, data: Given, departure: Departure, course: Course, stops: Sequence[float], sampling: Sampling
+) -> tuple[Stops, NDArray[np.float64]]:
+    """Follow each cell from its own time to each of `stops`, forwards or back.
+
+    Parameters
+    ----------
+    data
+        Counts ``[n_cells, n_genes]``, or coordinates ``[n_cells, dim]`` for a flow in an embedding.
+    stops
+        Times of the flow, falling.
+    sampling
+        Solver, steps for the whole course, device and seed.
+
+    Returns
+    -------
+    The states where cells set off, and then at each stop, with counts at the stops; and how many descendants a cell has
+    relative to the mean of its time point, at the first time point that is not before the stop, ``[n_stops, n_cells]``;
+    NaN at stops before it sets off.
+    """
+    check_velocity(sampling)
+    genes = flow.codec.has_counts
+    states: list[NDArray[np.float32]] = []
+    counts: list[list[sparse.csr_matrix]] = [[] for _ in stops if genes]
+    masses: list[NDArray[np.float64]] = []
+    way = Way.of(flow, sampling)
+    with torch.no_grad(), moved(flow, sampling.device):
+        origin = Origin.of(flow, data, None, sampling.device)
+        for batch in batches(len(origin.cells), sampling):
+            ride = _Ride(origin, batch, way, departure, course)
+            first, kept, mass = ride.through(list(stops))
+            shown = [first, *kept] if genes else [decoded_alike(flow, x, sampling, batch) for x in (first, *kept)]
+            states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
+            masses.append(mass[:, : len(batch)].numpy())
+            for x, place in zip(kept, counts, strict=False):
+                edited = edited_alike(origin, batch, (first, x), (0.0, 1.0), sampling)[: len(batch)]
+                place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
+    found = Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
+    return found, np.concatenate(masses, axis=1)
+
+
+def descendants(
+    flow: Flow, data: Given, departure: Departure, course: Course, sampling: Sampling
+) -> NDArray[np.float64]:
+    """How many descendants each cell has at the next time point, relative to the mean of its time point, ``[n]``.
+
+    NaN where there is no next one, or no plan for a cell's group.
+    """
+    found, way = [], Way.of(flow, sampling)
+    knots = torch.from_numpy(course.knots)
+    with torch.no_grad(), moved(flow, sampling.device):
+        origin = Origin.of(flow, data, None, sampling.device)
+        for batch in batches(len(origin.cells), sampling):
+            begin = departure.begin[batch.rows.cpu()]
+            ride = _Ride(origin, batch, way, departure, course)
+            n = course.n_intervals
+            until = knots[(((1 - begin) * n + 1e-9).floor().long() + 1).clamp_max(n)]
+            log_mass = ride.grown(origin.mean(batch), begin, until, torch.full((len(begin),), -1))
+            found.append(log_mass.exp().masked_fill(until >= begin, torch.nan)[: len(batch)].numpy())
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ride:
+    """A batch of cells on their way through a course."""
+
+    origin: Origin
+    batch: Batch
+    way: Way
+    departure: Departure
+    course: Course
+
+    def through(self, stops: list[float]) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The states where cells set off, those at each stop, and how many descendants they have there."""
+        rows = self.batch.rows.cpu()
+        begin = self.departure.begin[rows]
+        first = self.origin.drawn(self.batch, self.way.sampling)
+        on, log_mass = self._leg(first, begin, stops)
+        back = dict(zip(stops[::-1], self._leg(first, begin, stops[::-1], back=True)[0]))
+        before = [(begin < stop).to(first.device)[:, None] for stop in stops]
+        kept = [torch.where(b, back[stop], x) for stop, x, b in zip(stops, on, before, strict=True)]
+        gone = torch.stack([begin < stop for stop in stops])
+        return first, kept, log_mass.exp().masked_fill(gone, torch.nan)
+
+    def _leg(self, x: Tensor, begin: Tensor, stops: list[float], *, back: bool = False) -> tuple[list[Tensor], Tensor]:
+        """The states at stops in one direction; a cell that has not set off by then stays where it is.
+
+        Cells stop at time points too, so that no step of the solver goes over one.
+        """
+        later = torch.maximum if back else torch.minimum
+        grid = sorted({*stops, *self.course.knots.tolist()}, reverse=not back)
+        kept: dict[float, Tensor] = {}
+        masses: dict[float, Tensor] = {}
+        now, log_mass = begin, torch.zeros(len(begin), dtype=torch.float64)
+        entered = torch.full((len(begin),), -1)
+        for stop in grid[: grid.index(stops[-1]) + 1]:
+            until = later(now, torch.tensor(stop, dtype=begin.dtype))
+            if not back:
+                log_mass = log_mass + self.grown(x, now, until, entered)
+            x, now = self._moved(x, now, until), until
+            kept[stop], masses[stop] = x, log_mass
+        return [kept[stop] for stop in stops], torch.stack([masses[stop] for stop in stops])
+
+    def _moved(self, x: Tensor, now: Tensor, until: Tensor) -> Tensor:
+        """The states after a way of each cell's own length, as one way from 0 to 1."""
+        length = until - now
+        longest = float(length.abs().max())
+        if longest == 0:
+            return x
+        t0, h = now.float().to(x.device), length.float().to(x.device)
+        field = self.way.field
+        times = solvers.grid(max(1, round(self.way.sampling.steps * longest)), start=0.0, end=1.0).to(x.device)
+        return self.way.sampling.solver.integrate(lambda y, t: h[:, None] * field(y, t0 + h * t, None), x, times)
+
+    def grown(self, x: Tensor, now: Tensor, until: Tensor, entered: Tensor) -> Tensor:
+        """The logarithm of how many descendants cells have at the end of the intervals that they enter, 0 for others.
+
+        They count in full from the beginning: the field is that of pairs of the plan, so cells that have none are on no
+        way. The plan is asked where a cell enters: by its mean state where it sets off, as plans are made, and then by
+        where it was carried. `entered` holds the interval of each cell, below 0 before it sets off, and is kept.
+        """
+        n = self.course.n_intervals
+        interval = ((1 - now) * n + 1e-9).floor().long().clamp(0, n - 1)
+        enters = (until < now) & (entered != interval)
+        out = torch.zeros(len(x), dtype=torch.float64)
+        growth = self.origin.flow.growth
+        if growth is not None and bool(enters.any()):
+            group = self.departure.group[self.batch.rows.cpu()]
+            plan = torch.where(group < 0, -1, interval * self.departure.n_groups + group)
+            states = torch.where((entered < 0)[:, None], self.origin.mean(self.batch).cpu(), x.cpu())
+            out[enters] = growth.log(states[enters], plan[enters])
+            entered[enters] = interval[enters]
+        return out
