@@ -8,6 +8,7 @@ __all__ = [
     "AUGMENT",
     "COUNTS",
     "DROPOUT",
+    "EMBED",
     "FLOW",
     "LOG_PROB",
     "LOG_PROB_SE",
@@ -62,6 +63,8 @@ class Slots:
         `.obsm`: the velocity of the state, from the source to the target.
     cell, time
         `.obs`, of cells at several times: the cell's name, and when it is there.
+    embed
+        `.uns`: what labels are made of, by column of `.obs`.
     augment
         `.uns`: what the synthetic cells among real ones were drawn from, and how.
     """
@@ -86,6 +89,7 @@ class Slots:
     velocity: str
     cell: str
     time: str
+    embed: str
     augment: str
 
 
@@ -120,6 +124,7 @@ def slots(key_added: str = "scflow") -> Slots:
         velocity=f"velocity_{key_added}",
         cell=f"{key_added}_cell",
         time=f"{key_added}_time",
+        embed=f"{key_added}_embed",
         augment=f"{key_added}_augment",
     )
 
@@ -140,4 +145,5 @@ PAIR = slots().pair
 SCORE = slots().score
 STEPS = slots().steps
 SYNTHETIC = slots().synthetic
+EMBED = slots().embed
 AUGMENT = slots().augment

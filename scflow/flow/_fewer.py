@@ -115,7 +115,7 @@ def _drawn(flow: Flow, teacher: Teacher, n: int, run: Run, *, pieces: int = 1) -
     table = None
     if len(flow.conditions):
         table = flow.conditions.table(None, n, flow.seen, np.random.default_rng([run.seed, 21])).to(run.device)
-        table = dropped(table, rate=_UNCONDITIONAL, rng=run.generator(22))
+        table = dropped(table, rate=_UNCONDITIONAL, widths=flow.conditions.widths, rng=run.generator(22))
     return trajectories(flow, teacher, table, n, run, pieces=pieces)
 
 
@@ -128,7 +128,7 @@ def _encoded(flow: Flow, teacher: Teacher, real: RealCells, n: int, run: Run) ->
     with torch.no_grad():
         states = torch.cat([source.states(r, rng=rng) for r in torch.split(rows, 1024)])
     c = None if real.condition is None else real.condition[rows]
-    told = dropped(c, rate=_UNCONDITIONAL, rng=rng)
+    told = dropped(c, rate=_UNCONDITIONAL, widths=flow.conditions.widths, rng=rng)
     return Pair(states, solved_back(teacher, states, told, run), told)
 
 

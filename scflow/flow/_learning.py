@@ -242,9 +242,9 @@ def _fitting(noise: noises.Noise, codec: Codec, conditions: Conditions) -> noise
             f"noise has {what} for {width} coordinates; the states have {codec.dim} (one a gene, then the "
             f"library size). Use noise={name!r} to have them from the data."
         )
-    if isinstance(noise, noises.DropoutByCondition) and noise.groups.shape[1] != len(conditions):
+    if isinstance(noise, noises.DropoutByCondition) and noise.groups.shape[1] != sum(conditions.widths):
         raise InputError(
-            f"noise has groups of {noise.groups.shape[1]} conditions; the flow has {len(conditions)} "
+            f"noise has groups of {noise.groups.shape[1]} conditions; the flow has {sum(conditions.widths)} "
             f"({listed(conditions.names)}). Use noise='dropout_by_condition' to have them from the data."
         )
     return noise
@@ -267,8 +267,8 @@ def _dropout_by_condition(
 
 def network_of(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -> nn.Module:
     """The network at its start."""
-    cardinalities = conditions.cardinalities
-    return seeded(lambda: built(recipe.field, recipe.network, codec.dim, cardinalities), run.generator(0))
+    inputs = conditions.inputs
+    return seeded(lambda: built(recipe.field, recipe.network, codec.dim, inputs), run.generator(0))
 
 
 def _flow(
@@ -296,6 +296,7 @@ def _flow(
         run,
         steps=recipe.steps,
         lr=lr,
+        widths=conditions.widths,
         optimisation=recipe.optimisation,
         look=None if watch is None else watcher(watch, states, condition, noise, run),
         look_columns=() if watch is None else watch.columns,

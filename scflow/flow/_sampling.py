@@ -150,7 +150,7 @@ def _batch(
     conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
     each = zip(numbers, conditions, strict=True)
     noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=generator(sampling, i, 0)) for i, k in each])
-    guided = sampling.guided.around(flow.field, flow.conditions.names)
+    guided = sampling.guided.around(flow.field, flow.conditions.names, flow.conditions.widths)
     field, begin, scale = along(guided, flow.path, sampling.path)
     calls = 0
 

@@ -103,6 +103,7 @@ def learn_carrying(
         roles.group,
         Sources.of(roles.source, roles.group[roles.source], roles.n_groups),
         dropout=0.1,
+        widths=conditions.widths,
     )
     lr = recipe.lr or default_lr(codec.dim)
     learner = _Learner(recipe, codec, conditions, _of_targets(run, roles), lr)

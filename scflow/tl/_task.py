@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scflow import _anndata
-from scflow.conditions import Conditions
+from scflow.conditions import Conditions, Parts
 from scflow.errors import InputError
 from scflow.flow._sourcing import Roles
 from scflow.tl._recipe import split
@@ -57,6 +57,7 @@ class Task:
         condition: str | Sequence[str] | None,
         populations: tuple[Any, Any, Any],
         *,
+        key_added: str,
         fraction: float,
         size: int | None,
         seed: int,
@@ -64,10 +65,11 @@ class Task:
     ) -> Task:
         """The task of an AnnData's `data`; `populations` are the options source, target and group."""
         chosen = roles_of(adata, *populations)
+        parts = _anndata.read_parts(adata, key_added)
         if chosen is not None:
-            return _carrying(adata, data, condition, chosen, fraction, size, seed, device)
+            return _carrying(adata, data, condition, chosen, parts, fraction, size, seed, device)
         frame = _anndata.read_conditions(adata, condition)
-        conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+        conditions = Conditions.from_frame(frame, parts) if frame.shape[1] else Conditions()
         encoded = conditions.encode(frame).to(device) if len(conditions) else None
         return cls(data, conditions, encoded, split(adata.n_obs, fraction, size, seed, device))
 
@@ -83,6 +85,7 @@ def _carrying(
     data: Any,
     condition: str | Sequence[str] | None,
     chosen: Chosen,
+    parts: Mapping[str, Parts],
     fraction: float,
     size: int | None,
     seed: int,
@@ -93,10 +96,10 @@ def _carrying(
     target = np.flatnonzero(chosen.target[used])
     source = np.flatnonzero(chosen.source[used])
     frame = _told(adata, condition, chosen)
-    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+    conditions = Conditions.from_frame(frame, parts) if frame.shape[1] else Conditions()
     encoded = None
     if len(conditions):
-        encoded = torch.full((len(used), len(conditions)), torch.nan)
+        encoded = torch.full((len(used), sum(conditions.widths)), torch.nan)
         encoded[target] = conditions.encode(frame)
         encoded = encoded.to(device)
     codes, group = np.unique(chosen.group[used], return_inverse=True)

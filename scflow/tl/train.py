@@ -201,7 +201,8 @@ def train(
     numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
     populations = (source, target, group)
-    task = Task.of(adata, data, condition, populations, fraction=fraction, size=size, seed=start, device=where)
+    held: dict[str, Any] = {"fraction": fraction, "size": size, "seed": start}
+    task = Task.of(adata, data, condition, populations, key_added=key_added, device=where, **held)
     run = Run(
         train=task.rows[0],
         validation=task.rows[1],
@@ -216,7 +217,7 @@ def train(
     recipe = knowing(recipe, task.conditions)
     recipe = for_groups(recipe, validation, task.roles, usual_steps=steps is None)
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
-    check_field(kind, settings, dim, task.conditions.cardinalities)
+    check_field(kind, settings, dim, task.conditions.inputs)
     if keeping is not None:
         prepared = _preprocessing(adata, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in adata.var_names]

@@ -52,6 +52,7 @@ def fit_field(
     steps: int,
     lr: float,
     condition_dropout: float = 0.1,
+    widths: Sequence[int] | None = None,
     optimisation: Optimisation | None = None,
     look: Look | None = None,
     look_columns: tuple[str, ...] = (),
@@ -59,8 +60,9 @@ def fit_field(
 ) -> tuple[Preconditioned | Bare, Trained]:
     """Train a field on states, and keep the weight average that is best on the validation cells.
 
-    `look` is called with the field at every `look_every`-th look at the validation cells, and its values are kept in
-    the history as `look_columns`.
+    `widths` are the columns of each condition, which are dropped together: one each unless given. `look` is called with
+    the field at every `look_every`-th look at the validation cells, and its values are kept in the history as
+    `look_columns`.
     """
     first = states.states(run.train[:1024], rng=run.generator(2))
     spread, shape = spread_of(first), first.shape[1:]
@@ -68,7 +70,7 @@ def fit_field(
     field = preconditioned(network, objective.path, spread, noise.sd(shape.numel()).reshape(shape)).to(run.device)
     return field, fit_pairs(
         field,
-        Fresh(states, condition, noise, condition_dropout),
+        Fresh(states, condition, noise, condition_dropout, widths),
         objective,
         run,
         steps=steps,
