@@ -178,14 +178,21 @@ class Embedded:
         InputError
             Where a value has parts that are not known.
         """
-        labels = [None if pd.isna(value) else str(value) for value in values]
-        distinct = list(dict.fromkeys(label for label in labels if label is not None))
+        distinct = list(dict.fromkeys(str(value) for value in values if not pd.isna(value)))
         self.parts.check(distinct, self.name)
         self._warn_of_unseen(distinct)
-        codes = {label: self._code(self.parts.key(label)) for label in distinct}
+        return self.codes(values)
+
+    def codes(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        """As `encode`, with NaN for unknown parts too, and without a warning."""
+        labels = [None if pd.isna(value) else str(value) for value in values]
+        code = {label: self._code(self.parts.key(label)) for label in set(labels) if self._knows(label)}
         none = np.full(self.width, np.nan)
-        rows = [none if label is None else codes[label] for label in labels]
+        rows = [code.get(label, none) for label in labels]
         return np.array(rows, dtype=np.float64).reshape(len(rows), self.width)
+
+    def _knows(self, label: str | None) -> bool:
+        return label is not None and {*self.parts.split(label)} <= {*self.parts.names, *self.parts.none}
 
     def decode(self, codes: NDArray[np.float64], asked: Iterable[Any] = ()) -> pd.Categorical:
         """The inverse of `encode`: the labels of training cells in order, and those `asked` for that are new."""

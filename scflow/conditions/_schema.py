@@ -89,6 +89,12 @@ class Conditions:
         is_number = [isinstance(column, Continuous) for column in self.columns for _ in range(column.width)]
         return tuple(i for i, number in enumerate(is_number) if number)
 
+    @property
+    def vectors(self) -> tuple[int, ...]:
+        """The columns of the tensor that hold vectors."""
+        is_vector = [isinstance(column, Embedded) for column in self.columns for _ in range(column.width)]
+        return tuple(i for i, vector in enumerate(is_vector) if vector)
+
     def __len__(self) -> int:
         return len(self.columns)
 
@@ -123,6 +129,17 @@ class Conditions:
         codes = np.empty((n_rows, sum(self.widths)), dtype=np.float32)
         for column, span in zip(self.columns, spans(self.columns), strict=True):
             codes[:, span] = column.encode(list(table[column.name])).reshape(n_rows, column.width)
+        return torch.from_numpy(codes)
+
+    def known(self, table: pd.DataFrame) -> Tensor:
+        """The vectors of cells that are not learnt from, as far as their labels are known; NaN for all else.
+
+        Nothing is raised or warned of: it is asked of a source population, whose labels may be anything.
+        """
+        codes = np.full((len(table), sum(self.widths)), np.nan, dtype=np.float32)
+        for column, span in zip(self.columns, spans(self.columns), strict=True):
+            if isinstance(column, Embedded) and column.name in table:
+                codes[:, span] = column.codes(list(table[column.name]))
         return torch.from_numpy(codes)
 
     def decode(self, codes: Tensor, *requests: Any) -> pd.DataFrame:

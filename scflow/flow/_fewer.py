@@ -139,7 +139,8 @@ def _next_field(flow: Flow, pairs: Coupled, run: Run) -> Preconditioned:
         field.path = paths.Linear()
     else:
         spread = spread_of(pairs.data[:1024]).cpu()
-        field = Preconditioned(copy.deepcopy(flow.field.network), paths.Linear(), spread, flow.noise.sd(flow.codec.dim))
+        network, shift = copy.deepcopy(flow.field.network), copy.deepcopy(getattr(flow.field, "shift", None))
+        field = Preconditioned(network, paths.Linear(), spread, flow.noise.sd(flow.codec.dim), shift)
     return field.requires_grad_(True).to(run.device)
 
 
@@ -154,7 +155,8 @@ def distilled(flow: Flow, how: Fewer, method: Distillation, run: Run) -> Flow:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.generator(24).initial_seed())
         network.take_two_times()
-    flow_map = FlowMap(network, mine.field.data_variance, mine.field.noise_variance).to(run.device)
+    shift = copy.deepcopy(mine.field.shift)
+    flow_map = FlowMap(network, mine.field.data_variance, mine.field.noise_variance, shift).to(run.device)
     trained = _fit_map(flow_map, ways, method, teacher, how, run)
     new = _learnt(mine, flow_map, trained, how, run)
     return _finished(flow, new, how, run, "distill", {"method": type(method).__name__.lower()})

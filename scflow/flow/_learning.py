@@ -23,11 +23,12 @@ from scflow.flow._fields import Choice, arranged, built
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
 from scflow.flow._watching import Watch, watcher
-from scflow.matching import FlowMatching, Preconditioned, couplings, noises
+from scflow.matching import FlowMatching, Preconditioned, Shift, couplings, noises
 from scflow.training import Optimisation, Run, Trained, fit_counts, fit_field
-from scflow.training.batches import Cells, Coordinates, states_of
+from scflow.training.batches import Cells, Coordinates, States, states_of
 from scflow.training.probes import linear_loss
 from scflow.training.run import seeded
+from scflow.training.shifts import fit_shift
 
 __all__ = [
     "Recipe",
@@ -42,6 +43,8 @@ __all__ = [
     "network_of",
 ]
 
+MOVED = 20_000
+"""Cells that are looked at to see how far conditions move them."""
 _DRAWN = 10_000
 _WIDEST = 8_000_000
 """Most numbers, cells x coordinates, that calibration draws."""
@@ -287,6 +290,7 @@ def _flow(
         noise = noises.MatchedVariance.of(states.states(run.train[:1024], rng=run.generator(2)))
     lr = recipe.lr or default_lr(codec.dim)
     watch = recipe.watch
+    shift = _shift(states, conditions, condition, run)
     velocity, trained = fit_field(
         network,
         states,
@@ -297,6 +301,7 @@ def _flow(
         steps=recipe.steps,
         lr=lr,
         widths=conditions.widths,
+        shift=shift,
         optimisation=recipe.optimisation,
         look=None if watch is None else watcher(watch, states, condition, noise, run),
         look_columns=() if watch is None else watch.columns,
@@ -317,6 +322,15 @@ def _flow(
         provenance=facts,
         raw=trained.raw,
     )
+
+
+def _shift(states: States, conditions: Conditions, condition: Tensor | None, run: Run) -> Shift | None:
+    """How far the vectors of conditions move cells on average; none where no condition is a vector."""
+    if condition is None or not conditions.vectors:
+        return None
+    rng, rows = run.generator(17), run.train[:MOVED]
+    moved = torch.cat([states.states(some, rng=rng) for some in torch.split(rows, 1024)])
+    return fit_shift(condition[rows], conditions.cardinalities, conditions.vectors, moved)
 
 
 def described(flow: Flow, genes: tuple[str, ...], provenance: Mapping[str, Any], recipe: Recipe) -> Flow:

@@ -3,7 +3,7 @@
 from scflow.matching import couplings, distillation, guidance, noises, paths, solvers, times, weights
 from scflow.matching.maps import FlowMap
 from scflow.matching.objective import FlowMatching
-from scflow.matching.preconditioning import Bare, Displaced, Preconditioned, preconditioned
+from scflow.matching.preconditioning import Bare, Displaced, Preconditioned, Shift, preconditioned
 from scflow.matching.rerouting import Rerouted
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "FlowMatching",
     "Preconditioned",
     "Rerouted",
+    "Shift",
     "couplings",
     "distillation",
     "guidance",

@@ -100,6 +100,7 @@ def _carrying(
     encoded = None
     if len(conditions):
         encoded = torch.full((len(used), sum(conditions.widths)), torch.nan)
+        encoded[source] = conditions.known(adata.obs[chosen.source])
         encoded[target] = conditions.encode(frame)
         encoded = encoded.to(device)
     codes, group = np.unique(chosen.group[used], return_inverse=True)

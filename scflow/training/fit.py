@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from scflow.matching import Bare, FlowMatching, Preconditioned, noises, preconditioned
+from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
 from scflow.training.batches import Order, States
 from scflow.training.history import Monitor
 from scflow.training.loop import Trained, train
@@ -53,6 +53,7 @@ def fit_field(
     lr: float,
     condition_dropout: float = 0.1,
     widths: Sequence[int] | None = None,
+    shift: Shift | None = None,
     optimisation: Optimisation | None = None,
     look: Look | None = None,
     look_columns: tuple[str, ...] = (),
@@ -60,14 +61,15 @@ def fit_field(
 ) -> tuple[Preconditioned | Bare, Trained]:
     """Train a field on states, and keep the weight average that is best on the validation cells.
 
-    `widths` are the columns of each condition, which are dropped together: one each unless given. `look` is called with
-    the field at every `look_every`-th look at the validation cells, and its values are kept in the history as
-    `look_columns`.
+    `widths` are the columns of each condition, which are dropped together: one each unless given. `shift` is how far
+    the data of each condition lie from the mean, where that is known. `look` is called with the field at every
+    `look_every`-th look at the validation cells, and its values are kept in the history as `look_columns`.
     """
     first = states.states(run.train[:1024], rng=run.generator(2))
     spread, shape = spread_of(first), first.shape[1:]
     _warn_of_scale(spread)
-    field = preconditioned(network, objective.path, spread, noise.sd(shape.numel()).reshape(shape)).to(run.device)
+    noise_sd = noise.sd(shape.numel()).reshape(shape)
+    field = preconditioned(network, objective.path, spread, noise_sd, shift).to(run.device)
     return field, fit_pairs(
         field,
         Fresh(states, condition, noise, condition_dropout, widths),
