@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from pathlib import Path
@@ -19,6 +20,7 @@ import scflow
 from scflow.conditions import Conditions, Embedded, Parts
 from scflow.errors import InputError
 from scflow.flow import Flow
+from scflow.flow._balance import groups_of
 from scflow.matching import Displaced, Preconditioned, Shift, paths, solvers
 from scflow.matching.guidance import Guided
 from scflow.nn.embeddings import ConditionEmbedding
@@ -27,6 +29,7 @@ from scflow.training.shifts import fit_shift
 
 MOVES = {"ctrl": (0.0, 0.0), "A": (3.0, 0.0), "B": (0.0, 3.0), "A+B": (3.0, 3.0), "C": (-2.0, 2.0)}
 LABELS = ["A", "B", "B+A", "A+A", "ctrl", "A+ctrl"]
+SMALL = functools.partial(scflow.nn.MLP, width=64, depth=2)
 VECTORS = {"A": [1.0, 0.0, 2.0], "B": [0.0, 3.0, 2.0], "D": [0.5, 1.5, 2.0]}
 
 
@@ -57,7 +60,7 @@ def move(flow: Flow, drug: str, adata: AnnData) -> NDArray[np.float64]:
 def carried() -> tuple[AnnData, Flow]:
     adata = toy()
     scflow.pp.embed(adata, "drug", none="ctrl")
-    return adata, scflow.tl.train(adata, source={"drug": "ctrl"}, use_rep="X_e", steps=150, progress=False)
+    return adata, scflow.tl.train(adata, source={"drug": "ctrl"}, use_rep="X_e", field=SMALL, steps=150, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def drawn() -> tuple[AnnData, Flow]:
     adata = toy()
     table = pd.DataFrame({"x": [1.0, 0.0, 0.0, 0.5], "y": [0, 1, 0, 0.5], "z": [0, 0, 1, 0]}, index=list("ABCD"))
     scflow.pp.embed(adata, "drug", table, none="ctrl")
-    return adata, scflow.tl.train(adata, condition="drug", use_rep="X_e", steps=300, progress=False)
+    return adata, scflow.tl.train(adata, condition="drug", use_rep="X_e", field=SMALL, steps=300, progress=False)
 
 
 # ---- the law
@@ -126,26 +129,54 @@ def test_each_cell_may_have_a_combination_of_its_own(carried: tuple[AnnData, Flo
     np.testing.assert_allclose(moved[each == "B"].mean(0), (0, 3), atol=0.4)
 
 
-def test_counts_of_an_unseen_combination() -> None:
-    """A raises five genes eightfold, C others: in A+C both are up, beside what they are in A or C alone."""
+@pytest.fixture(scope="module")
+def counted(small_flows: None) -> tuple[AnnData, Flow]:
+    """A, B and C raise five genes each fivefold."""
     rng = np.random.default_rng(0)
     labels = np.repeat(["ctrl", "A", "B", "A+B", "C"], 100)
     rate = np.full((500, 20), 4.0)
-    for part, genes in (("A", slice(0, 5)), ("B", slice(5, 10)), ("C", slice(10, 15))):
-        rate[[part in label.split("+") for label in labels], genes] *= 5
+    for part, first in (("A", 0), ("B", 5), ("C", 10)):
+        rate[np.ix_([part in label.split("+") for label in labels], range(first, first + 5))] *= 5
     adata = AnnData(rng.poisson(rate * rng.gamma(20, 0.05, size=(500, 1))).astype(np.float32))
     adata.obs["drug"] = labels
     scflow.pp.embed(adata, "drug", none="ctrl")
-    flow = scflow.tl.train(adata, condition="drug", steps=300, progress=False)
+    return adata, scflow.tl.train(adata, condition="drug", field=SMALL, steps=300, progress=False)
+
+
+def log_shares(counts: Any) -> NDArray[np.float64]:
+    """Of each five genes, log2 of their share in all counts."""
+    total = np.asarray(counts.sum(0), dtype=np.float64).reshape(4, 5).sum(1)
+    return np.log2(total / total.sum())
+
+
+def test_counts_of_an_unseen_combination(counted: tuple[AnnData, Flow]) -> None:
+    """In A+C the genes of both are up; neither what A nor what C does is half as near to that."""
+    adata, flow = counted
     with pytest.warns(UserWarning, match=re.escape("1 labels of 'drug' were not among the training cells' ('A+C')")):
         new = scflow.tl.generate(flow, 300, condition="A+C", progress=False)
-    counts = new.layers["counts"]
-    assert counts.dtype.kind == "i"
-    share = np.asarray(counts.mean(0)).ravel()
-    share = share / share.sum()
-    expected = np.repeat([5.0, 1.0, 5.0, 1.0], 5) / 60
-    np.testing.assert_allclose(share, expected, rtol=0.4)
+    assert new.layers["counts"].dtype.kind == "i"
     assert new.obs["drug"].tolist() == ["A+C"] * 300
+    expected = np.log2(np.array([5, 1, 5, 1]) / 12)
+
+    def error(counts: Any) -> float:
+        return float(np.sqrt(np.mean((log_shares(counts) - expected) ** 2)))
+
+    alone = [error(adata.X[(adata.obs["drug"] == drug).to_numpy()]) for drug in ("A", "C")]
+    assert error(new.layers["counts"]) < 0.5 * min(alone)
+
+
+def test_counts_of_seen_labels_are_calibrated_with_their_cells(counted: tuple[AnnData, Flow]) -> None:
+    """As many of each gene as the training cells of the label have; of a combination that is new nothing is known."""
+    adata, flow = counted
+    for drug in ("ctrl", "A", "A+B"):
+        mean = np.asarray(scflow.tl.generate(flow, 300, condition=drug, progress=False).layers["counts"].mean(0))
+        real = adata.X[(adata.obs["drug"] == drug).to_numpy()].mean(0)
+        np.testing.assert_allclose(mean.ravel(), real, rtol=0.12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        told = flow.conditions.encode({"drug": ["B+A", "A+C", None, "ctrl", "C"]})
+    names = [flow.conditions.columns[0].labels[int(i)] if i >= 0 else None for i in groups_of(flow.conditions, told, 5)]
+    assert names == ["A+B", None, None, "ctrl", "C"]
 
 
 # ---- what is asked for
@@ -207,9 +238,7 @@ def test_only_its_slot_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["carried", "drawn"])
-def test_saved_and_loaded_it_gives_the_same_bits(
-    which: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_saved_and_loaded_it_gives_the_same_bits(which: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     adata, flow = request.getfixturevalue(which)
     assert flow.field.shift is not None
     flow.save(tmp_path / "flow.safetensors")
@@ -235,7 +264,8 @@ def test_a_flow_without_such_a_condition_is_as_it_was() -> None:
     assert plain.to_content()["config"] == same.to_content()["config"]
     assert "shift" not in plain.to_content()["config"]
     for name, tensor in plain.to_content()["tensors"].items():
-        np.testing.assert_array_equal(tensor, same.to_content()["tensors"][name])
+        if not name.endswith("cells_per_second"):
+            np.testing.assert_array_equal(tensor, same.to_content()["tensors"][name])
 
 
 # ---- refused
@@ -245,7 +275,10 @@ def test_a_flow_without_such_a_condition_is_as_it_was() -> None:
     ("table", "message"),
     [
         ({"A": [1, 2], "B": [1, 2, 3], "C": [0, 0]}, "length"),
-        ({"A": [1, np.nan], "B": [1, 2], "C": [0, 0]}, r"NaN or infinite values in the vectors of 1 of 3 parts \('A'\)"),
+        (
+            {"A": [1, np.nan], "B": [1, 2], "C": [0, 0]},
+            r"NaN or infinite values in the vectors of 1 of 3 parts \('A'\)",
+        ),
         ({"A": [1, 2], "C": [0, 0]}, r"1 unknown parts \('B'\)"),
         ({"A": ["x", "y"], "B": [1, 2], "C": [0, 0]}, "no vector of numbers for 'A'"),
         ({"A": 1.0, "B": 2.0, "C": 3.0}, "no vector of numbers for 'A'"),

@@ -208,6 +208,17 @@ class Embedded:
         whole = [found.get(_bits(row), -1) for row in codes]
         return pd.Categorical.from_codes(whole, categories=pd.Index(known, dtype=object))
 
+    def combinations(self) -> list[Key]:
+        """Those of the training cells, each once, in the order of their labels."""
+        return list(dict.fromkeys(self.parts.key(label) for label in self.labels))
+
+    def places(self, codes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Which of :meth:`combinations` each row of `codes` `[n, width]` is, `[n]`; NaN where it is none of them."""
+        found: dict[bytes, float] = {}
+        for place, key in enumerate(self.combinations()):
+            found.setdefault(_bits(self._code(key)), float(place))
+        return np.array([found.get(_bits(row), math.nan) for row in codes], dtype=np.float64)
+
     def _code(self, key: Key) -> NDArray[np.float64]:
         sd = np.array(self.sd)
         centred = self.parts.vector(key) - np.array(self.mean)

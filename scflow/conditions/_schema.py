@@ -95,6 +95,30 @@ class Conditions:
         is_vector = [isinstance(column, Embedded) for column in self.columns for _ in range(column.width)]
         return tuple(i for i, vector in enumerate(is_vector) if vector)
 
+    @property
+    def n_labels(self) -> tuple[int, ...]:
+        """How many labels the training cells of each condition have; 0 for a number."""
+        return tuple(
+            len(column.combinations()) if isinstance(column, Embedded) else column.cardinality
+            for column in self.columns
+        )
+
+    def labels(self, codes: Tensor) -> Tensor:
+        """One column a condition, `[n, n_conditions]`: for a vector, which label of training cells it stands for.
+
+        NaN where it is none of theirs. The other conditions are as they were.
+        """
+        if not self.vectors:
+            return codes
+        columns = []
+        for column, span in zip(self.columns, spans(self.columns), strict=True):
+            if isinstance(column, Embedded):
+                places = column.places(codes[:, span].detach().cpu().numpy().astype(np.float64))
+                columns.append(torch.from_numpy(places).to(codes)[:, None])
+            else:
+                columns.append(codes[:, span])
+        return torch.cat(columns, dim=1)
+
     def __len__(self) -> int:
         return len(self.columns)
 
