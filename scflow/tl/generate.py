@@ -142,7 +142,9 @@ def generate(
     return _anndata.new_cells(
         drawn.counts,
         genes=flow.genes,
-        obs=pd.DataFrame(index=range(n)) if drawn.condition is None else flow.conditions.decode(drawn.condition, condition),
+        obs=pd.DataFrame(index=range(n))
+        if drawn.condition is None
+        else flow.conditions.decode(drawn.condition, condition),
         state=drawn.state,
         noise=drawn.noise,
         target_sum=float(flow.provenance.get("target_sum", 1e4)),
