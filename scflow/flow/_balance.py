@@ -83,6 +83,6 @@ class Balance:
 
 
 def groups_of(conditions: Conditions, condition: Tensor | None, n: int) -> Tensor:
-    """The group that each cell is calibrated with, int64 ``[n]``: that of its labels, -1 where no training cell had them."""
+    """The group that each cell is calibrated with, int64 ``[n]``; -1 for a label that no training cell had, or none."""
     labels = None if condition is None else conditions.labels(condition)
     return group_codes(labels, conditions.n_labels, n)
