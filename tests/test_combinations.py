@@ -226,3 +226,13 @@ def test_a_shifted_field_carries_noise_to_the_shifted_law(path: paths.Affine) ->
     way = solvers.grid(200, start=1.0, end=0.0)
     end = solvers.RK4().integrate(lambda x, t: field(x, t.expand(len(x)), c), z, way)
     torch.testing.assert_close(end, c.nan_to_num(0.0) @ weight + 2 * z, atol=2e-3, rtol=1e-3)
+
+
+def test_a_field_is_scaled_by_what_its_shift_leaves(drawn: tuple[AnnData, Flow]) -> None:
+    """Within a drug the deviation is 0.5, over all cells 1.7 and more: so the spread is right from the start."""
+    field = drawn[1].field
+    assert isinstance(field, Preconditioned)
+    overall = drawn[0].obsm["X_e"].std(0)
+    assert (overall > 1.5).all()
+    np.testing.assert_allclose(field.data_variance.sqrt().numpy() * overall, 0.5, atol=0.08)
+    assert drawn[1].provenance["linear_loss"] < 0.6

@@ -138,8 +138,10 @@ def _next_field(flow: Flow, pairs: Coupled, run: Run) -> Preconditioned:
         field = copy.deepcopy(flow.field)
         field.path = paths.Linear()
     else:
-        spread = spread_of(pairs.data[:1024]).cpu()
         network, shift = copy.deepcopy(flow.field.network), copy.deepcopy(getattr(flow.field, "shift", None))
+        data = pairs.data[:1024]
+        left = data if shift is None or pairs.condition is None else data - shift(pairs.condition[:1024])
+        spread = spread_of(left).cpu()
         field = Preconditioned(network, paths.Linear(), spread, flow.noise.sd(flow.codec.dim), shift)
     return field.requires_grad_(True).to(run.device)
 

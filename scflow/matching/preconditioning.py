@@ -56,7 +56,7 @@ class Preconditioned(nn.Module):
     data_sd, noise_sd
         Standard deviation of each coordinate, ``[dim]`` or scalar.
     shift
-        How far the data of each condition lie from the mean, where that is known.
+        How far the data of each condition lie from the mean, where that is known; `data_sd` is of what it leaves.
     """
 
     data_variance: Tensor

@@ -65,9 +65,11 @@ def fit_field(
     the data of each condition lie from the mean, where that is known. `look` is called with the field at every
     `look_every`-th look at the validation cells, and its values are kept in the history as `look_columns`.
     """
-    first = states.states(run.train[:1024], rng=run.generator(2))
-    spread, shape = spread_of(first), first.shape[1:]
-    _warn_of_scale(spread)
+    rows = run.train[:1024]
+    first = states.states(rows, rng=run.generator(2))
+    shape = first.shape[1:]
+    _warn_of_scale(spread_of(first))
+    spread = spread_of(first if shift is None or condition is None else first - shift(condition[rows]))
     noise_sd = noise.sd(shape.numel()).reshape(shape)
     field = preconditioned(network, objective.path, spread, noise_sd, shift).to(run.device)
     return field, fit_pairs(
