@@ -136,8 +136,8 @@ def test_cells_from_noise_add_up_too(drawn: scflow.flow.Flow) -> None:
 
 
 def test_ways_between_combinations_keep_their_labels(drawn: scflow.flow.Flow) -> None:
+    ends = {"drug": "A+B", "batch": "x"}, {"drug": "A+C", "batch": "x"}
     with pytest.warns(UserWarning, match="not among the training"):
-        ends = {"drug": "A+B", "batch": "x"}, {"drug": "A+C", "batch": "x"}
         way = scflow.tl.interpolate(drawn, *ends, n=3, progress=False)
     assert way.obs["drug"].astype(object).where(way.obs["drug"].notna(), None).tolist() == ["A+B", None, "A+C"]
 
@@ -225,7 +225,7 @@ def test_embedded_categories_can_be_added_to(counted: tuple[AnnData, scflow.flow
 
 
 def test_a_warning_names_new_combinations_and_parts_once(by_table: scflow.flow.Flow) -> None:
-    with pytest.warns(UserWarning) as found:
+    with pytest.warns(UserWarning, match="not among the training") as found:
         scflow.tl.transport(controls(), by_table, target={"drug": ["A+C", "D"] * 100}, progress=False)
     told = [str(w.message) for w in found if "not among the training" in str(w.message)]
     assert len(told) == 1
@@ -366,6 +366,12 @@ def test_an_entry_that_no_training_label_varies_in_is_not_told() -> None:
     with pytest.warns(UserWarning, match="known by vectors alone"):
         codes = conditions.encode(pd.DataFrame({"drug": ["A", "B", "C"]}))
     assert codes.tolist() == [[1, 0], [-1, 0], [-1, 0]]
+
+
+def test_labels_of_one_vector_are_warned_of() -> None:
+    parts = Parts(("A", "B", "C"), ((1.0,), (1.0,), (2.0,)))
+    with pytest.warns(UserWarning, match=r"2 labels of 'drug' have the vector of another \('B as A', 'C as A\+B'\)"):
+        Conditions.from_frame(pd.DataFrame({"drug": ["A", "A+B", "B", "C"]}), {"drug": parts})
 
 
 def test_no_condition_is_nan_in_all_columns() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -162,10 +161,11 @@ class Embedded:
         keys = list(dict.fromkeys(parts.key(label) for label in labels))
         if len(keys) < 2:
             raise InputError(
-                f"All labels of {name!r} are the same combination ({listed(labels)}): there is nothing to condition on. "
-                "Leave it out of condition."
+                f"All labels of {name!r} are the same combination ({listed(labels)}): there is nothing to condition "
+                "on. Leave it out of condition."
             )
         vectors = np.stack([parts.vector(key) for key in keys])
+        _warn_of_twins(name, [parts.spelt(key) for key in keys], vectors)
         return cls(name, parts, tuple(labels), tuple(vectors.mean(0).tolist()), tuple(vectors.std(0).tolist()))
 
     def encode(self, values: Sequence[Any]) -> NDArray[np.float64]:
@@ -222,7 +222,8 @@ class Embedded:
     def _code(self, key: Key) -> NDArray[np.float64]:
         sd = np.array(self.sd)
         centred = self.parts.vector(key) - np.array(self.mean)
-        return np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 0)
+        code: NDArray[np.float64] = np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 0)
+        return code
 
     def _warn_of_unseen(self, labels: Sequence[str]) -> None:
         seen = {self.parts.key(label) for label in self.labels}
@@ -235,6 +236,19 @@ class Embedded:
         warnings.warn(
             f"{len(new)} labels of {self.name!r} were not among the training cells' ({listed(new)}): their parts' "
             f"vectors are added, and what that gives is a prediction.{alone if absent else ''}",
+            stacklevel=4,
+        )
+
+
+def _warn_of_twins(name: str, labels: Sequence[str], vectors: NDArray[np.float64]) -> None:
+    """Warn where several labels have the same vector."""
+    _, first, place = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
+    twins = [i for i, row in enumerate(first[place.reshape(-1)]) if row != i]
+    if twins:
+        which = listed(f"{labels[i]} as {labels[first[place.reshape(-1)][i]]}" for i in twins)
+        warnings.warn(
+            f"{len(twins)} labels of {name!r} have the vector of another ({which}): the flow cannot tell them apart, "
+            "and drawn cells are labelled by the first.",
             stacklevel=4,
         )
 

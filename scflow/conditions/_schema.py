@@ -173,7 +173,7 @@ class Conditions:
         training cell had.
         """
         values = codes.detach().cpu().numpy().astype(np.float64)
-        frame = {}
+        frame: dict[str, Any] = {}
         for column, span in zip(self.columns, spans(self.columns), strict=True):
             if isinstance(column, Embedded):
                 frame[column.name] = column.decode(values[:, span], self._asked(column.name, requests))
@@ -183,8 +183,10 @@ class Conditions:
 
     def _asked(self, name: str, requests: Sequence[Any]) -> list[Any]:
         """The labels of a condition that requests name."""
-        named = [by_name(request, list(self.names)).get(name) for request in requests if request is not None]
-        asked = [value for own in named for value in (own if pd.api.types.is_list_like(own) else [own])]
+        asked: list[Any] = []
+        for request in requests:
+            own = None if request is None else by_name(request, list(self.names)).get(name)
+            asked += list(own) if own is not None and pd.api.types.is_list_like(own) else [own]
         return [value for value in asked if not pd.isna(value)]
 
     def table(self, request: Any, n_obs: int, training: Tensor, rng: np.random.Generator) -> Tensor:

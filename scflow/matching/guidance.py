@@ -154,7 +154,7 @@ class Guided:
         """Evaluate the field without conditions and with each that has a weight in one pass, and add them up."""
         alone = [torch.full_like(condition, torch.nan)]
         felt = [i for i, weight in enumerate(weights) if weight]
-        columns = torch.arange(condition.shape[1]).split(list(self.widths or [1] * len(weights)))
+        columns = torch.split(torch.arange(condition.shape[1]), list(self.widths or [1] * len(weights)))
         for i in felt:
             alone.append(alone[0].clone())
             alone[-1][:, columns[i]] = condition[:, columns[i]]

@@ -61,13 +61,13 @@ class ConditionEmbedding(nn.Module):
     def __init__(self, cardinalities: Sequence[int], width: int) -> None:
         super().__init__()
         self.cardinalities = tuple(cardinalities)
-        self.widths = tuple(max(1, -k) for k in self.cardinalities)
+        self.widths = [max(1, -k) for k in self.cardinalities]
         self.columns = nn.ModuleList(_embedding(k, width) for k in self.cardinalities)
 
     def forward(self, condition: Tensor) -> Tensor:
         """``[n, n_columns]`` to ``[n, width]``."""
         out: Tensor | float = 0.0
-        each = zip(self.cardinalities, self.columns, condition.split(self.widths, dim=1), strict=True)
+        each = zip(self.cardinalities, self.columns, torch.split(condition, self.widths, dim=1), strict=True)
         for k, column, value in each:
             none = value[:, 0].isnan()
             if k > 0:

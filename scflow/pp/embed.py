@@ -126,27 +126,23 @@ def _vectors(table: Any) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]
             f"table is {what}; expected a DataFrame with a row of numbers for each part, or a mapping such as "
             "{'A': [0.1, 0.7], 'B': [0.4, 0.2]}."
         )
-    is_frame = isinstance(table, pd.DataFrame)
-    rows = [_row(name, row) for name, row in zip(table.index if is_frame else table, _rows(table), strict=True)]
-    lengths = {len(row) for row in rows}
-    names = [str(name) for name in (table.index if is_frame else table)]
+    pairs = zip(table.index, table.to_numpy(), strict=True) if isinstance(table, pd.DataFrame) else table.items()
+    rows = [(str(name), _row(name, vector)) for name, vector in pairs]
+    names = tuple(name for name, _ in rows)
+    lengths = {len(row) for _, row in rows}
     if len(lengths) > 1 or 0 in lengths:
-        first = next(i for i, row in enumerate(rows) if len(row) != len(rows[0]) or not len(row))
+        name, row = next((name, row) for name, row in rows if len(row) != len(rows[0][1]) or not len(row))
         raise InputError(
-            f"The vectors of table differ in length or are empty: {sorted(lengths)} entries (first: {names[first]!r} "
-            f"has {len(rows[first])}). Give every part a vector of one length."
+            f"The vectors of table differ in length or are empty: {sorted(lengths)} entries (first: {name!r} has "
+            f"{len(row)}). Give every part a vector of one length."
         )
-    bad = [name for name, row in zip(names, rows, strict=True) if not np.isfinite(row).all()]
+    bad = [name for name, row in rows if not np.isfinite(row).all()]
     if bad:
         raise InputError(
             f"table holds NaN or infinite values in the vectors of {len(bad)} of {len(names)} parts ({listed(bad)}). "
             "Fill them, or drop those parts and their cells."
         )
-    return tuple(names), tuple(tuple(row.tolist()) for row in rows)
-
-
-def _rows(table: pd.DataFrame | Mapping[str, Any]) -> Sequence[Any]:
-    return list(table.to_numpy()) if isinstance(table, pd.DataFrame) else list(table.values())
+    return names, tuple(tuple(row.tolist()) for _, row in rows)
 
 
 def _row(name: object, vector: Any) -> NDArray[np.float64]:
@@ -157,8 +153,8 @@ def _row(name: object, vector: Any) -> NDArray[np.float64]:
         row = np.zeros((0, 0))
     if row.ndim != 1:
         raise InputError(
-            f"table has no vector of numbers for {str(name)!r} ({repr(vector)[:60]}). Give each part a list of numbers, "
-            "such as {'A': [0.1, 0.7]}."
+            f"table has no vector of numbers for {str(name)!r} ({repr(vector)[:60]}). Give each part a list of "
+            "numbers, such as {'A': [0.1, 0.7]}."
         )
     return row
 
