@@ -80,9 +80,7 @@ def train(
     adata
         Cells with raw counts, sparse or dense, in `.X` or in `layer`.
     condition
-        Columns of `.obs` that cells are drawn by: categories, or numbers such as a dose. Labels that
-        :func:`scflow.pp.embed` was told of, such as "A+B", are sums of their parts' vectors: combinations that no cell
-        has can be asked for then. That holds for what target cells are told apart by, too.
+        Columns of `.obs` that cells are drawn by: categories, or numbers such as a dose.
     source, target
         Two populations of cells, by columns of `.obs` and their values: the flow then starts from cells, not from
         noise, and carries those of `source` to those of `target`, such as ``source={"condition": "ctrl"},
@@ -119,8 +117,7 @@ def train(
         class: ``functools.partial(scflow.nn.Transformer, depth=6)``, or any other function that makes a network when it
         is called with the number of coordinates and ``cardinalities=`` of the conditions. Or any
         :class:`torch.nn.Module` with ``forward(x, t, condition)``: states ``[n, dim]``, times ``[n]`` and conditions
-        ``[n, n_conditions]`` (NaN is none; ``None`` without conditions) to velocities ``[n, dim]``; it is copied. A
-        condition that is embedded takes a column for each entry of its vectors, and minus their number as cardinality.
+        ``[n, n_conditions]`` (NaN is none; ``None`` without conditions) to velocities ``[n, dim]``; it is copied.
     steps
         Optimiser steps; by default from the number of cells, 2,000 to 20,000.
     batch_size

@@ -46,8 +46,7 @@ def transport(
     flow
         The flow, or an AnnData that was left one in `.uns[key_added]`; by default `adata` itself.
     target
-        Where to, where the flow knows several targets: ``{"condition": "IFN"}``, or a list with one value a cell. Of
-        labels that :func:`scflow.pp.embed` was told of any combination of known parts: ``{"drug": "A+C"}``.
+        Where to, where the flow knows several targets: ``{"condition": "IFN"}``, or a list with one value a cell.
     layer
         Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` holds no counts.
     guidance
