@@ -217,7 +217,7 @@ class Embedded:
         found: dict[bytes, float] = {}
         for place, key in enumerate(self.combinations()):
             found.setdefault(_bits(self._code(key)), float(place))
-        return np.array([found.get(_bits(row), math.nan) for row in codes], dtype=np.float64)
+        return np.array([found.get(_bits(row), np.nan) for row in codes], dtype=np.float64)
 
     def _code(self, key: Key) -> NDArray[np.float64]:
         sd = np.array(self.sd)

@@ -91,8 +91,8 @@ def generate(
         How counts are carried to the training cells' marginals. ``"balanced"``: the cells of this call are also
         balanced against each other, gene by gene within their type, so that they are off the tissue's marginals no
         more than as many new real cells are. That is for guidance 1 and labels that training cells had; others are
-        calibrated one by one. ``"independent"`` does that always: cells are then independent draws of one law. ``"none"``: counts
-        as the flow itself draws them.
+        calibrated one by one. ``"independent"`` does that always: cells are then independent draws of one law.
+        ``"none"``: counts as the flow itself draws them.
     key_added
         The slot of the AnnData that the flow is in.
 
