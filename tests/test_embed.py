@@ -82,10 +82,17 @@ def drawn() -> scflow.flow.Flow:
 
 @pytest.mark.parametrize("drug", ["A+C", "B+C", "A+B+C", "A+A"])
 def test_an_unseen_combination_moves_cells_by_the_sum_of_its_parts(combined: scflow.flow.Flow, drug: str) -> None:
-    """Without additivity A+C lands 1.5 away and its cells spread five times as wide."""
     moved, expected = carried(combined, drug), sum(np.array(MOVES[part]) for part in drug.split("+"))
     np.testing.assert_allclose(moved.mean(0), expected, atol=0.35)
     assert (carried(combined, drug) + controls().obsm["X_e"]).std(0).max() < 0.65
+
+
+def test_a_network_alone_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first layer is linear, and the others are not: cells land on either of the laws that were learnt."""
+    monkeypatch.setattr("scflow.flow._sourcing.fit_shift", lambda told, *_: Shift(torch.zeros(told.shape[1], 2)))
+    flow = scflow.tl.train(embedded(), source={"drug": "ctrl"}, steps=200, **QUICK)
+    np.testing.assert_allclose(carried(flow, "A+B").mean(0), [3, 3], atol=0.35)
+    assert np.abs(carried(flow, "A+C").mean(0) - [1, 2]).max() > 0.7
 
 
 def test_the_empty_combination_moves_nothing(combined: scflow.flow.Flow) -> None:

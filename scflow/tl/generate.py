@@ -58,6 +58,7 @@ def generate(
         What they are conditioned on. ``None`` draws conditions as they are in the training cells, in the same shares.
         A mapping such as ``{"cell_type": "Dendritic"}`` holds for all cells (or has a list, one entry a cell); what is
         not named is drawn as it occurs with what is. A list, Series (one condition) or DataFrame has one row a cell.
+        After :func:`scflow.pp.embed` any combination of known parts can be asked for, with a warning where it is new.
     guidance
         1 draws from the learnt law; above 1 states are pushed away from those without the condition. In count space,
         whose decoder knows the condition as well, cells were not more typical for it (docs/benchmarks.md). A mapping

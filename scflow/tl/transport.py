@@ -46,7 +46,8 @@ def transport(
     flow
         The flow, or an AnnData that was left one in `.uns[key_added]`; by default `adata` itself.
     target
-        Where to, where the flow knows several targets: ``{"condition": "IFN"}``, or a list with one value a cell.
+        Where to, where the flow knows several targets: ``{"condition": "IFN"}``, or a list with one value a cell. After
+        :func:`scflow.pp.embed` any combination of known parts, with a warning where no training cell had it.
     layer
         Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` holds no counts.
     guidance
