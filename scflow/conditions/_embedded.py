@@ -214,10 +214,15 @@ class Embedded:
 
     def places(self, codes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Which of :meth:`combinations` each row of `codes` `[n, width]` is, `[n]`; NaN where it is none of them."""
-        found: dict[bytes, float] = {}
+        return np.array([self._places.get(_bits(row), np.nan) for row in codes], dtype=np.float64)
+
+    @cached_property
+    def _places(self) -> dict[bytes, float]:
+        """The place of each combination by its code: asked for with every tile of cells that is drawn."""
+        places: dict[bytes, float] = {}
         for place, key in enumerate(self.combinations()):
-            found.setdefault(_bits(self._code(key)), float(place))
-        return np.array([found.get(_bits(row), np.nan) for row in codes], dtype=np.float64)
+            places.setdefault(_bits(self._code(key)), float(place))
+        return places
 
     def _code(self, key: Key) -> NDArray[np.float64]:
         sd = np.array(self.sd)
