@@ -8,6 +8,7 @@ __all__ = [
     "AUGMENT",
     "COUNTS",
     "DROPOUT",
+    "EMBED",
     "FLOW",
     "GROWTH",
     "LOG_PROB",
@@ -65,6 +66,8 @@ class Slots:
         `.obs`, of cells at several times: the cell's name, and when it is there.
     growth
         `.obs`: how many descendants a cell has, relative to the mean of its time point.
+    embed
+        `.uns`: what labels are made of, by column of `.obs`.
     augment
         `.uns`: what the synthetic cells among real ones were drawn from, and how.
     """
@@ -90,6 +93,7 @@ class Slots:
     cell: str
     time: str
     growth: str
+    embed: str
     augment: str
 
 
@@ -125,6 +129,7 @@ def slots(key_added: str = "scflow") -> Slots:
         cell=f"{key_added}_cell",
         time=f"{key_added}_time",
         growth=f"{key_added}_growth",
+        embed=f"{key_added}_embed",
         augment=f"{key_added}_augment",
     )
 
@@ -146,4 +151,5 @@ SCORE = slots().score
 STEPS = slots().steps
 SYNTHETIC = slots().synthetic
 GROWTH = slots().growth
+EMBED = slots().embed
 AUGMENT = slots().augment

@@ -726,6 +726,7 @@ def test_slots_follow_key_added() -> None:
         "pair": "b_pair",
         "score": "b_score",
         "steps": "b_steps",
+        "embed": "b_embed",
         "augment": "b_augment",
         "synthetic": "b_synthetic",
         "source": "X_b_source",

@@ -97,8 +97,8 @@ def test_docstring_names_every_parameter_in_order_and_says_what_is_returned(func
 @pytest.mark.parametrize("room", ROOMS)
 def test_same_word_same_kind_of_default(room: str) -> None:
     """A seed is 0 and progress is drawn, wherever there is one; the slot is called scflow."""
-    # The key of tl.augment is a column of obs, and no slot of ours.
-    own = {("augment", "key"): "cell_type"}
+    # The key of tl.augment and of pp.embed is a column of obs, and no slot of ours.
+    own = {("augment", "key"): "cell_type", ("embed", "key"): inspect.Parameter.empty}
     expected = {"seed": 0, "key_added": "scflow", "key": "scflow", "layer": None, "progress": True, "copy": False}
     expected |= {"device": "auto", "ax": None}
     for case in exported(room):

@@ -6,6 +6,7 @@ from scflow._anndata._annotations import match_genes, obs_column, read_condition
 from scflow._anndata._carried import cells_at, rows_in_time, write_carried, write_growth, write_velocity
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
+from scflow._anndata._embedded import read_parts, write_parts
 from scflow._anndata._joined import Matrices, joined, read_units
 from scflow._anndata._results import (
     Preprocessing,
@@ -34,6 +35,7 @@ __all__ = [
     "read_counts",
     "read_embedding",
     "read_flow",
+    "read_parts",
     "read_preprocessing",
     "read_scores",
     "read_units",
@@ -43,6 +45,7 @@ __all__ = [
     "write_flow",
     "write_growth",
     "write_log_prob",
+    "write_parts",
     "write_preprocessing",
     "write_table",
     "write_velocity",

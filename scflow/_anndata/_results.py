@@ -25,6 +25,7 @@ __all__ = [
     "Preprocessing",
     "expression",
     "new_cells",
+    "plain",
     "read_flow",
     "read_preprocessing",
     "storable",
@@ -135,11 +136,11 @@ def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> 
             f"{name}.uns[{key!r}] holds {what}, not a flow. Give the AnnData that was trained on, or the flow itself: "
             "scflow.Flow.load(path)."
         )
-    plain: dict[str, Any] = _plain(content)
-    plain["config"] = str(plain["config"])
+    flow: dict[str, Any] = plain(content)
+    flow["config"] = str(flow["config"])
     # h5ad gives an array without dimensions back as a number.
-    plain["tensors"] = {n: np.array(t) for n, t in plain.get("tensors", {}).items()}
-    return plain
+    flow["tensors"] = {n: np.array(t) for n, t in flow.get("tensors", {}).items()}
+    return flow
 
 
 def _is_provenance(content: Any) -> bool:
@@ -276,9 +277,9 @@ def storable(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The inverse of :func:`storable` for mappings, which a view of an AnnData wraps in a class of its own."""
-    return {_unescaped(str(k)): _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+    return {_unescaped(str(k)): plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _escaped(key: str) -> str:

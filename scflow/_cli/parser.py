@@ -302,10 +302,6 @@ def _whole_or_auto(text: str) -> int | str:
     return text if text == "auto" else _whole(text)
 
 
-def _share(text: str) -> float | str:
-    return text if text in ("auto", "groups") else _number(text)
-
-
 def _share_or_balance(text: str) -> float | str:
     return text if text == "balance" else _number(text)
 

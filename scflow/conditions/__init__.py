@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scflow.conditions._columns import Categorical, Column, Continuous, as_column
+from scflow.conditions._embedded import Embedded, Parts
 from scflow.conditions._schema import Conditions
 
-__all__ = ["Categorical", "Column", "Conditions", "Continuous", "as_column"]
+__all__ = ["Categorical", "Column", "Conditions", "Continuous", "Embedded", "Parts", "as_column"]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scflow.conditions._embedded import Embedded
 from scflow.errors import InputError, listed, nearest
 
 __all__ = ["Categorical", "Column", "Continuous", "Kind", "as_column"]
@@ -72,6 +73,11 @@ class Categorical:
     name: str
     categories: tuple[str, ...]
     kind: Kind = "string"
+
+    @property
+    def width(self) -> int:
+        """Columns in the tensor of conditions."""
+        return 1
 
     @property
     def cardinality(self) -> int:
@@ -136,6 +142,11 @@ class Continuous:
     sd: float
 
     @property
+    def width(self) -> int:
+        """Columns in the tensor of conditions."""
+        return 1
+
+    @property
     def cardinality(self) -> int:
         """0: a number is no label."""
         return 0
@@ -178,7 +189,7 @@ class Continuous:
         return result
 
 
-Column = Categorical | Continuous
+Column = Categorical | Continuous | Embedded
 
 _PARSE: dict[Kind, Callable[[str], Any]] = {
     "string": str,

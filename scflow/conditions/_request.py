@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scflow.conditions._columns import Categorical, Column
+from scflow.conditions._embedded import Embedded
 from scflow.errors import InputError, listed, nearest
 
-__all__ = ["draw_table", "systematic"]
+__all__ = ["by_name", "draw_table", "spans", "systematic"]
+
+
+def spans(columns: Sequence[Column]) -> list[slice]:
+    """Where each condition stands in the tensor."""
+    ends = np.cumsum([column.width for column in columns], dtype=np.int64).tolist()
+    return [slice(end - column.width, end) for column, end in zip(columns, ends, strict=True)]
 
 
 def systematic(codes: NDArray[np.float32], n_draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -39,12 +46,14 @@ def draw_table(
         _check_unconditional(request)
         return torch.zeros((n_obs, 0))
     named = {} if request is None else _encoded(columns, request, n_obs)
-    codes = np.full((n_obs, len(columns)), np.nan, dtype=np.float32)
+    places = [list(range(span.start, span.stop)) for span in spans(columns)]
+    codes = np.full((n_obs, sum(map(len, places))), np.nan, dtype=np.float32)
     for i, values in named.items():
-        codes[:, i] = values
-    rest = [i for i in range(len(columns)) if i not in named]
+        codes[:, places[i]] = values
+    rest = [j for i, own in enumerate(places) if i not in named for j in own]
     if rest:
-        _fill(codes, rest, _matches(columns, list(named)), known, rng)
+        matched = [[j for i in agree for j in places[i]] for agree in _matches(columns, list(named))]
+        _fill(codes, rest, matched, known, rng)
     return torch.from_numpy(codes)
 
 
@@ -62,7 +71,7 @@ def _check_unconditional(request: Any) -> None:
 def _encoded(columns: Sequence[Column], request: Any, n_obs: int) -> dict[int, NDArray[np.float64]]:
     """The codes of the conditions that `request` names, by the condition's place."""
     places = {column.name: i for i, column in enumerate(columns)}
-    named = _by_name(request, list(places))
+    named = by_name(request, list(places))
     unknown = [str(name) for name in named if name not in places]
     if unknown:
         raise InputError(
@@ -73,7 +82,7 @@ def _encoded(columns: Sequence[Column], request: Any, n_obs: int) -> dict[int, N
     return {places[name]: _values(columns[places[name]], asked, n_obs) for name, asked in named.items()}
 
 
-def _by_name(request: Any, names: list[str]) -> dict[Any, Any]:
+def by_name(request: Any, names: list[str]) -> dict[Any, Any]:
     """`request` as a mapping from names to values."""
     if isinstance(request, (Mapping, pd.DataFrame)):
         return {name: request[name] for name in request}
@@ -86,9 +95,9 @@ def _by_name(request: Any, names: list[str]) -> dict[Any, Any]:
 
 
 def _values(column: Column, asked: Any, n_obs: int) -> NDArray[np.float64]:
-    """The codes of one condition, `[n_obs]`."""
+    """The codes of one condition, `[n_obs, width]`."""
     if asked is None:
-        return np.full(n_obs, np.nan)
+        return np.full((n_obs, column.width), np.nan)
     is_list = pd.api.types.is_list_like
     values = list(asked) if is_list(asked) else [asked]
     if any(is_list(value) for value in values):
@@ -107,12 +116,16 @@ def _values(column: Column, asked: Any, n_obs: int) -> NDArray[np.float64]:
             f"Condition {column.name!r} has no value in {len(missing)} of {len(values)} rows (first: {missing[0]}). "
             f"Give every row a value, or condition={{{column.name!r}: None}} to draw all cells without this condition."
         )
-    return np.broadcast_to(column.encode(values), (n_obs,))
+    return np.broadcast_to(column.encode(values).reshape(len(values), column.width), (n_obs, column.width))
 
 
-def _matches(columns: Sequence[Column], named: list[int]) -> tuple[list[int], list[int], list[int]]:
-    """What training cells must agree on to be drawn from: all that is named, or its categories, or nothing."""
-    return named, [i for i in named if isinstance(columns[i], Categorical)], []
+def _matches(columns: Sequence[Column], named: list[int]) -> list[list[int]]:
+    """What training cells must agree on to be drawn from: all that is named, or its labels, or nothing.
+
+    A combination of parts may be one that no cell had, so there is a step without it.
+    """
+    kinds = ((Categorical, Embedded), (Categorical,))
+    return [named, *([i for i in named if isinstance(columns[i], kind)] for kind in kinds), []]
 
 
 def _fill(

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from scflow.codecs import Calibration
 from scflow.codecs.calibration import group_codes
+from scflow.conditions import Conditions
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
     from scflow.flow._sampling import Sampling
 
-__all__ = ["CALIBRATIONS", "Balance"]
+__all__ = ["CALIBRATIONS", "Balance", "groups_of"]
 
 CALIBRATIONS = ("balanced", "independent", "none")
 """How counts are calibrated when they are drawn: see :class:`scflow.flow.Sampling`."""
@@ -58,16 +59,16 @@ class Balance:
         Balance takes what deviates from the calibrated law for the luck of the draw. Where guidance is not 1, or cells
         of a group have continuous conditions, they deviate because they are meant to, and are left alone.
         """
-        calibration, cardinalities = flow.calibration, flow.conditions.cardinalities
+        calibration, n_labels = flow.calibration, flow.conditions.n_labels
         if calibration is None or sampling.ranks or sampling.calibration != "balanced":
             return None
-        if sampling.guided.weights(flow.conditions.names) != 1 or not all(cardinalities):
+        if sampling.guided.weights(flow.conditions.names) != 1 or not all(n_labels):
             return None
         if len(calibration.groups):
-            groups = group_codes(condition, cardinalities, n).cpu()
+            groups = groups_of(flow.conditions, condition, n).cpu()
             return cls(calibration, groups, calibration.counted(groups, n), sampling.device)
         # Without maps for its groups, a law is calibrated as a whole: nothing is known of a part of it.
-        return cls(calibration, None, calibration.counted(None, n), sampling.device) if not cardinalities else None
+        return cls(calibration, None, calibration.counted(None, n), sampling.device) if not n_labels else None
 
     def block(self, tile: int) -> int:
         """Cells at a time, in whole tiles. Counts depend on it, so it is the same whatever the batch."""
@@ -79,3 +80,9 @@ class Balance:
         x = self.calibration(torch.from_numpy(ranks).to(self.device), groups, rng=rng, in_all=self.in_all)
         counts: NDArray[np.int32] = x.cpu().numpy().astype(np.int32)
         return counts
+
+
+def groups_of(conditions: Conditions, condition: Tensor | None, n: int) -> Tensor:
+    """The group that each cell is calibrated with, int64 ``[n]``; -1 for a label that no training cell had, or none."""
+    labels = None if condition is None else conditions.labels(condition)
+    return group_codes(labels, conditions.n_labels, n)

@@ -111,7 +111,9 @@ class _Blend:
             return cls(flow, None, None, share)
         there = torch.lerp(one, other, share[:, None])
         # A number that one end lacks has nothing to be interpolated with.
-        number = ~torch.tensor([bool(k) for k in flow.conditions.cardinalities]) & ~there.isnan()
+        number = torch.zeros(there.shape[1], dtype=torch.bool)
+        number[list(flow.conditions.numbers)] = True
+        number = number & ~there.isnan()
         return cls(flow, torch.where(number, there, one), torch.where(number, there, other), share)
 
     @property
@@ -126,7 +128,7 @@ class _Blend:
         """What each cell was drawn under: NaN in between, where the ends differ."""
         if self.one is None or self.other is None:
             return None
-        s, differ = self.share[:, None], self.one != self.other
+        s, differ = self.share[:, None], self.flow.conditions.whole(self.one != self.other)
         return torch.where(s == 0, self.one, torch.where(s == 1, self.other, self.one.masked_fill(differ, torch.nan)))
 
     def __getitem__(self, rows: Tensor) -> _Blend:

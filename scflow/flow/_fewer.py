@@ -115,7 +115,7 @@ def _drawn(flow: Flow, teacher: Teacher, n: int, run: Run, *, pieces: int = 1) -
     table = None
     if len(flow.conditions):
         table = flow.conditions.table(None, n, flow.seen, np.random.default_rng([run.seed, 21])).to(run.device)
-        table = dropped(table, rate=_UNCONDITIONAL, rng=run.generator(22))
+        table = dropped(table, rate=_UNCONDITIONAL, widths=flow.conditions.widths, rng=run.generator(22))
     return trajectories(flow, teacher, table, n, run, pieces=pieces)
 
 
@@ -128,7 +128,7 @@ def _encoded(flow: Flow, teacher: Teacher, real: RealCells, n: int, run: Run) ->
     with torch.no_grad():
         states = torch.cat([source.states(r, rng=rng) for r in torch.split(rows, 1024)])
     c = None if real.condition is None else real.condition[rows]
-    told = dropped(c, rate=_UNCONDITIONAL, rng=rng)
+    told = dropped(c, rate=_UNCONDITIONAL, widths=flow.conditions.widths, rng=rng)
     return Pair(states, solved_back(teacher, states, told, run), told)
 
 
@@ -138,8 +138,11 @@ def _next_field(flow: Flow, pairs: Coupled, run: Run) -> Preconditioned:
         field = copy.deepcopy(flow.field)
         field.path = paths.Linear()
     else:
-        spread = spread_of(pairs.data[:1024]).cpu()
-        field = Preconditioned(copy.deepcopy(flow.field.network), paths.Linear(), spread, flow.noise.sd(flow.codec.dim))
+        network, shift = copy.deepcopy(flow.field.network), copy.deepcopy(getattr(flow.field, "shift", None))
+        data = pairs.data[:1024]
+        left = data if shift is None or pairs.condition is None else data - shift(pairs.condition[:1024])
+        spread = spread_of(left).cpu()
+        field = Preconditioned(network, paths.Linear(), spread, flow.noise.sd(flow.codec.dim), shift)
     return field.requires_grad_(True).to(run.device)
 
 
@@ -154,7 +157,8 @@ def distilled(flow: Flow, how: Fewer, method: Distillation, run: Run) -> Flow:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.generator(24).initial_seed())
         network.take_two_times()
-    flow_map = FlowMap(network, mine.field.data_variance, mine.field.noise_variance).to(run.device)
+    shift = copy.deepcopy(mine.field.shift)
+    flow_map = FlowMap(network, mine.field.data_variance, mine.field.noise_variance, shift).to(run.device)
     trained = _fit_map(flow_map, ways, method, teacher, how, run)
     new = _learnt(mine, flow_map, trained, how, run)
     return _finished(flow, new, how, run, "distill", {"method": type(method).__name__.lower()})

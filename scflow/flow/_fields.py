@@ -99,7 +99,7 @@ def check_field(field: Choice, settings: Mapping[str, Any], dim: int, cardinalit
                 f"field={_called(field)} cannot be built for {dim} coordinates: {_said(error)} It is called with the "
                 f"number of coordinates and cardinalities={tuple(cardinalities)}, and has to return a torch.nn.Module."
             ) from error
-        _check_network(network, field, dim, len(cardinalities))
+        _check_network(network, field, dim, sum(max(1, -k) for k in cardinalities))
 
 
 def _check_network(network: object, field: Choice, dim: int, n_conditions: int) -> None:

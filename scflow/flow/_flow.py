@@ -16,10 +16,10 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Calibration, Codec
-from scflow.codecs.calibration import group_codes
 from scflow.conditions import Conditions
 from scflow.errors import InputError
 from scflow.flow import _storage
+from scflow.flow._balance import groups_of
 from scflow.flow._between import End, Line, between
 from scflow.flow._codes import Code, Density, densities, encoded
 from scflow.flow._course import Course
@@ -233,12 +233,11 @@ class Flow:
         sampling = replace(sampling or Sampling(), ranks=True)
         drawn = self.draw(n_drawn, sampling=sampling)
         assert drawn.counts is not None
-        cards = self.conditions.cardinalities
         calibration = Calibration.fit(
             drawn.counts,
-            group_codes(drawn.condition, cards, n_drawn).numpy(),
+            groups_of(self.conditions, drawn.condition, n_drawn).numpy(),
             counts,
-            group_codes(condition, cards, counts.shape[0]).cpu().numpy(),
+            groups_of(self.conditions, condition, counts.shape[0]).cpu().numpy(),
             shrinkage=shrinkage,
             seed=sampling.seed,
         )
@@ -261,7 +260,7 @@ class Flow:
         sampling = replace(sampling or self.usual, ranks=True)
         drawn = self.draw(n_drawn, sampling=sampling)
         assert drawn.counts is not None
-        groups = group_codes(drawn.condition, self.conditions.cardinalities, n_drawn).numpy()
+        groups = groups_of(self.conditions, drawn.condition, n_drawn).numpy()
         return replace(self, calibration=self.calibration.refitted(drawn.counts, groups, seed=sampling.seed))
 
     def to_content(self) -> dict[str, Any]:

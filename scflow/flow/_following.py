@@ -138,7 +138,7 @@ class Way:
     @classmethod
     def of(cls, flow: Flow, sampling: Sampling) -> Way:
         """Along the path that was asked for."""
-        guided = sampling.guided.around(flow.field, flow.conditions.names)
+        guided = sampling.guided.around(flow.field, flow.conditions.names, flow.conditions.widths)
         return cls(*along(guided, flow.path, sampling.path), sampling)
 
     def velocity(self, condition: Tensor | None) -> Velocity:

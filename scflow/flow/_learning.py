@@ -23,11 +23,12 @@ from scflow.flow._fields import Choice, arranged, built
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
 from scflow.flow._watching import Watch, watcher
-from scflow.matching import FlowMatching, Preconditioned, couplings, noises
+from scflow.matching import FlowMatching, Preconditioned, Shift, couplings, noises
 from scflow.training import Optimisation, Run, Trained, fit_counts, fit_field
-from scflow.training.batches import Cells, Coordinates, states_of
+from scflow.training.batches import Cells, Coordinates, States, states_of
 from scflow.training.probes import linear_loss
 from scflow.training.run import seeded
+from scflow.training.shifts import fit_shift
 
 __all__ = [
     "Recipe",
@@ -42,6 +43,8 @@ __all__ = [
     "network_of",
 ]
 
+MOVED = 20_000
+"""Cells that are looked at to see how far conditions move them."""
 _DRAWN = 10_000
 _WIDEST = 8_000_000
 """Most numbers, cells x coordinates, that calibration draws."""
@@ -245,9 +248,9 @@ def _fitting(noise: noises.Noise, codec: Codec, conditions: Conditions) -> noise
             f"noise has {what} for {width} coordinates; the states have {codec.dim} (one a gene, then the "
             f"library size). Use noise={name!r} to have them from the data."
         )
-    if isinstance(noise, noises.DropoutByCondition) and noise.groups.shape[1] != len(conditions):
+    if isinstance(noise, noises.DropoutByCondition) and noise.groups.shape[1] != sum(conditions.widths):
         raise InputError(
-            f"noise has groups of {noise.groups.shape[1]} conditions; the flow has {len(conditions)} "
+            f"noise has groups of {noise.groups.shape[1]} conditions; the flow has {sum(conditions.widths)} "
             f"({listed(conditions.names)}). Use noise='dropout_by_condition' to have them from the data."
         )
     return noise
@@ -270,8 +273,8 @@ def _dropout_by_condition(
 
 def network_of(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -> nn.Module:
     """The network at its start."""
-    cardinalities = conditions.cardinalities
-    return seeded(lambda: built(recipe.field, recipe.network, codec.dim, cardinalities), run.generator(0))
+    inputs = conditions.inputs
+    return seeded(lambda: built(recipe.field, recipe.network, codec.dim, inputs), run.generator(0))
 
 
 def _flow(
@@ -290,6 +293,7 @@ def _flow(
         noise = noises.MatchedVariance.of(states.states(run.train[:1024], rng=run.generator(2)))
     lr = recipe.lr or default_lr(codec.dim)
     watch = recipe.watch
+    shift = _shift(states, conditions, condition, run)
     velocity, trained = fit_field(
         network,
         states,
@@ -299,6 +303,8 @@ def _flow(
         run,
         steps=recipe.steps,
         lr=lr,
+        widths=conditions.widths,
+        shift=shift,
         optimisation=recipe.optimisation,
         look=None if watch is None else watcher(watch, states, condition, noise, run),
         look_columns=() if watch is None else watch.columns,
@@ -319,6 +325,15 @@ def _flow(
         provenance=facts,
         raw=trained.raw,
     )
+
+
+def _shift(states: States, conditions: Conditions, condition: Tensor | None, run: Run) -> Shift | None:
+    """How far the vectors of conditions move cells on average; none where no condition is a vector."""
+    if condition is None or not conditions.vectors:
+        return None
+    rng, rows = run.generator(17), run.train[:MOVED]
+    moved = torch.cat([states.states(some, rng=rng) for some in torch.split(rows, 1024)])
+    return fit_shift(condition[rows], conditions.cardinalities, conditions.vectors, moved)
 
 
 def described(flow: Flow, genes: tuple[str, ...], provenance: Mapping[str, Any], recipe: Recipe) -> Flow:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from scflow.codecs.calibration import group_codes
 from scflow.errors import InputError
-from scflow.flow._balance import Balance
+from scflow.flow._balance import Balance, groups_of
 from scflow.matching import FlowMap, Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
 from scflow.matching.objective import Velocity
@@ -150,7 +149,7 @@ def _batch(
     conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
     each = zip(numbers, conditions, strict=True)
     noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=generator(sampling, i, 0)) for i, k in each])
-    guided = sampling.guided.around(flow.field, flow.conditions.names)
+    guided = sampling.guided.around(flow.field, flow.conditions.names, flow.conditions.widths)
     field, begin, scale = along(guided, flow.path, sampling.path)
     calls = 0
 
@@ -205,7 +204,7 @@ def decoded(flow: Flow, state: Tensor, condition: Tensor | None, sampling: Sampl
         return flow.codec.rank(state, condition, rng=rng)
     if flow.calibration is None or sampling.calibration == "none":
         return flow.codec.decode(state, condition, rng=rng)
-    groups = group_codes(condition, flow.conditions.cardinalities, len(state)).to(state.device)
+    groups = groups_of(flow.conditions, condition, len(state)).to(state.device)
     ranks = flow.codec.rank(state, condition, rng=rng)
     # Numbers of its own: how many the ranks used up depends on the cells that come after these.
     counts: Tensor = flow.calibration(ranks, groups, rng=generator(sampling, tile, 2))

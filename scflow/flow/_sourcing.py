@@ -14,14 +14,15 @@ from scflow.codecs import Codec, Counts, Embedding, GeneStatistics
 from scflow.conditions import Conditions
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._generalising import enough_groups, generalised
-from scflow.flow._learning import Recipe, codec_of, default_lr, described, facts_of, network_of
-from scflow.matching import Displaced, noises
+from scflow.flow._learning import MOVED, Recipe, codec_of, default_lr, described, facts_of, network_of
+from scflow.matching import Displaced, Shift, noises
 from scflow.training import Run, Trained
 from scflow.training.answers import fit_answers
 from scflow.training.batches import Cells, Coordinates, states_of
 from scflow.training.fit import fit_pairs
 from scflow.training.groups import ByTurns
 from scflow.training.pairs import Carried, Pair, Pairs, Sources
+from scflow.training.shifts import fit_shift
 
 __all__ = ["Roles", "cells_and_codec", "displaced", "learn_carrying"]
 
@@ -84,7 +85,8 @@ def learn_carrying(
     data
         Counts ``[n_cells, n_genes]`` with their `statistics`, or coordinates ``[n_cells, dim]`` without.
     condition
-        What the field is told, ``[n_cells, n_conditions]``; rows of source cells are not looked at.
+        What the field is told, ``[n_cells, n_columns]``; of source cells only vectors are looked at: where all are
+        known, what has the vector of the source population does not move.
     """
     cells, codec = cells_and_codec(data, statistics, clip, recipe, run)
     if isinstance(codec, Counts) and isinstance(cells, Cells):
@@ -96,9 +98,11 @@ def learn_carrying(
         roles.group,
         Sources.of(roles.source, roles.group[roles.source], roles.n_groups),
         dropout=0.1,
+        widths=conditions.widths,
     )
     lr = recipe.lr or default_lr(codec.dim)
-    learner = _Learner(recipe, codec, conditions, _of_targets(run, roles), lr)
+    origin = None if condition is None else _origin(condition[roles.source], conditions)
+    learner = _Learner(recipe, codec, conditions, _of_targets(run, roles), lr, origin)
     if recipe.held_out == "groups":
         field, noise, trained, facts = learner.by_groups(carried, roles)
     else:
@@ -132,19 +136,32 @@ def cells_and_codec(
 
 
 def displaced(
-    x0: Tensor, x1: Tensor, length: float, recipe: Recipe, codec: Codec, conditions: Conditions, run: Run
+    x0: Tensor,
+    x1: Tensor,
+    length: float,
+    recipe: Recipe,
+    codec: Codec,
+    conditions: Conditions,
+    run: Run,
+    shift: Shift | None = None,
 ) -> Displaced:
     """The field at its start, scaled by pairs as they will be, which are a `length` of the flow's time apart."""
     both, step = torch.cat([x0, x1]), (x1 - x0) / length
     network = network_of(recipe, codec, conditions, run)
     spread, step_sd = both.std(0, correction=0), step.std(0, correction=0)
-    return Displaced(network, both.mean(0), spread, step.mean(0), step_sd).to(run.device)
+    return Displaced(network, both.mean(0), spread, step.mean(0), step_sd, shift).to(run.device)
 
 
 def _of_targets(run: Run, roles: Roles) -> Run:
     """The run, its rows those of target cells alone: each brings its partner along."""
     train, validation = (rows[torch.isin(rows, roles.target)] for rows in (run.train, run.validation))
     return replace(run, train=train, validation=validation if len(validation) else train[:1])
+
+
+def _origin(source: Tensor, conditions: Conditions) -> Tensor | None:
+    """The mean vector of the source cells; none where conditions are no vectors, or not all are known."""
+    told = source[:, list(conditions.vectors)]
+    return told.double().mean(0) if told.shape[1] and not bool(told.isnan().any()) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +173,17 @@ class _Learner:
     conditions: Conditions
     run: Run
     lr: float
+    origin: Tensor | None
 
     def by_cells(self, pairs: Carried) -> _Learnt:
         """Stopped by the loss of cells that were held out of every group."""
         rng = self.run.generator(2)
         rows = torch.split(self.run.train[:_LOOKED_AT], self.run.batch_size)
-        field = self.field([pairs.fixed(some, rng=rng) for some in rows])
+        shift = None
+        if self.conditions.vectors:
+            some = self.run.generator(17)
+            shift = self.shift([pairs.fixed(r, rng=some) for r in torch.split(self.run.train[:MOVED], 1024)])
+        field = self.field([pairs.fixed(some, rng=rng) for some in rows], shift)
         return field, self.noise(pairs), self.fit(field, pairs, self.recipe.steps), {}
 
     def by_groups(self, pairs: Carried, roles: Roles) -> _Learnt:
@@ -186,14 +208,24 @@ class _Learner:
     def start(self, turns: ByTurns) -> Displaced:
         """The field at its start: all cells move as groups do on average, each of which counts alike."""
         rng = self.run.generator(2)
-        return self.field([turns.of(code, _OF_A_GROUP, rng=rng) for code in turns.codes.tolist()])
+        found = [turns.of(code, _OF_A_GROUP, rng=rng) for code in turns.codes.tolist()]
+        return self.field(found, self.shift(found) if self.conditions.vectors else None)
 
-    def field(self, found: Sequence[Pair]) -> Displaced:
-        """The field at its start, scaled by pairs as they will be."""
+    def shift(self, found: Sequence[Pair]) -> Shift:
+        """How far the vectors of conditions move cells on average."""
+        told = torch.cat([p.condition for p in found if p.condition is not None])
+        moved = torch.cat([p.data - p.noise for p in found])
+        return fit_shift(told, self.conditions.cardinalities, self.conditions.vectors, moved, self.origin)
+
+    def field(self, found: Sequence[Pair], shift: Shift | None) -> Displaced:
+        """The field at its start, scaled by pairs as they will be, without their shift."""
         rng, objective = self.run.generator(6), self.recipe.objective
-        taken = [objective.paired(p.data, p.noise, p.condition, rng=rng, group=p.group)[:2] for p in found]
+        taken = []
+        for p in found:
+            x0, x1, told = objective.paired(p.data, p.noise, p.condition, rng=rng, group=p.group)
+            taken.append((x0 if shift is None else x0 - shift(told), x1))
         x0, x1 = (torch.cat(states) for states in zip(*taken, strict=True))
-        return displaced(x0, x1, 1.0, self.recipe, self.codec, self.conditions, self.run)
+        return displaced(x0, x1, 1.0, self.recipe, self.codec, self.conditions, self.run, shift)
 
     def noise(self, pairs: Carried) -> noises.Population:
         """The law of what the flow starts from, which nothing can be drawn of."""

@@ -19,7 +19,7 @@ from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
 from scflow.flow._growth import Growth
-from scflow.matching import Displaced, FlowMap, Preconditioned, noises, paths
+from scflow.matching import Displaced, FlowMap, Preconditioned, Shift, noises, paths
 from scflow.matching.names import NOISES, PATHS, named
 from scflow.training.history import COLUMNS
 
@@ -58,6 +58,7 @@ def to_content(flow: Flow) -> dict[str, Any]:
             "settings": network.settings,
             "map": isinstance(flow.field, FlowMap),
             "displaced": isinstance(flow.field, Displaced),
+            **({} if getattr(flow.field, "shift", None) is None else {"shifted": True}),
         },
         "path": _path_config(flow.path),
         "noise": _noise_config(flow.noise),
@@ -101,15 +102,16 @@ def _parts(config: dict[str, Any], tensors: Arrays) -> dict[str, Any]:
     noise = _noise(config["noise"], tensors)
     state = _chosen("field", tensors)
     unit = torch.ones(codec.dim)
+    shift = Shift(state["shift.weight"]) if config["field"].get("shifted", False) else None
     network = nn.FIELDS[config["field"]["name"]](**config["field"]["settings"])
     field: Preconditioned | Displaced | FlowMap
     if config["field"].get("map", False):  # Flows of 0.1.0 are no maps, and do not say so.
         network.take_two_times()
-        field = FlowMap(network, unit, unit)
+        field = FlowMap(network, unit, unit, shift)
     elif config["field"].get("displaced", False):
-        field = Displaced(network, unit, unit, unit, unit)
+        field = Displaced(network, unit, unit, unit, unit, shift)
     else:
-        field = Preconditioned(network, path, unit, unit)
+        field = Preconditioned(network, path, unit, unit, shift)
     field.load_state_dict(state)
     calibration = None
     if config["calibration"] is not None:

@@ -63,7 +63,9 @@ class Trajectories:
 def teacher_of(flow: Flow, guidance: guiding.Guidance) -> Teacher:
     """The velocity that a flow teaches."""
     linear = paths.Linear() if isinstance(flow.path, paths.Affine) else None
-    return Teacher(*along(guidance.around(flow.field, flow.conditions.names), flow.path, linear))
+    return Teacher(
+        *along(guidance.around(flow.field, flow.conditions.names, flow.conditions.widths), flow.path, linear)
+    )
 
 
 @torch.no_grad()

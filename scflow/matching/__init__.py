@@ -3,7 +3,7 @@
 from scflow.matching import couplings, distillation, guidance, noises, paths, solvers, times, weights
 from scflow.matching.maps import FlowMap
 from scflow.matching.objective import FlowMatching
-from scflow.matching.preconditioning import Bare, Displaced, Preconditioned, preconditioned
+from scflow.matching.preconditioning import Bare, Displaced, Preconditioned, Shift, preconditioned
 from scflow.matching.rerouting import Rerouted
 from scflow.matching.staged import Staged
 
@@ -14,6 +14,7 @@ __all__ = [
     "FlowMatching",
     "Preconditioned",
     "Rerouted",
+    "Shift",
     "Staged",
     "couplings",
     "distillation",

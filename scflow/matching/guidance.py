@@ -92,10 +92,10 @@ class Guidance:
             )
         return tuple(float(self.scale.get(name, 1.0)) for name in names)
 
-    def around(self, field: Velocity, names: Sequence[str]) -> Guided:
-        """The field of a flow with the conditions `names`, guided."""
+    def around(self, field: Velocity, names: Sequence[str], widths: Sequence[int] | None = None) -> Guided:
+        """The field of a flow with the conditions `names`, guided; `widths` as in :class:`Guided`."""
         low, high = self.interval
-        return Guided(field, self.weights(names), (float(low), float(high)))
+        return Guided(field, self.weights(names), (float(low), float(high)), None if widths is None else tuple(widths))
 
 
 def _checked(weight: Any, name: str) -> None:
@@ -117,17 +117,20 @@ class Guided:
     field
         A field that was trained with its conditions dropped now and then; NaN stands for "none".
     scale
-        One weight for all conditions together, or one for each column of them: see :class:`Guidance`.
+        One weight for all conditions together, or one for each of them: see :class:`Guidance`.
     interval
         The times at which guidance applies; outside, the scale is 1.
+    widths
+        How many columns each condition takes; one each unless given.
     """
 
     field: Velocity
     scale: float | tuple[float, ...]
     interval: tuple[float, float] = (0.0, 1.0)
+    widths: tuple[int, ...] | None = None
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """The velocity at the states `x` ``[n, ...]``, times `t` ``[n]`` and `condition` ``[n, n_conditions]``."""
+        """The velocity at the states `x` ``[n, ...]``, times `t` ``[n]`` and `condition` ``[n, n_columns]``."""
         weights = self.scale if isinstance(self.scale, tuple) else (self.scale,)
         together = len(weights) == 1
         if condition is None or (together and weights[0] == 1):
@@ -151,9 +154,10 @@ class Guided:
         """Evaluate the field without conditions and with each that has a weight in one pass, and add them up."""
         alone = [torch.full_like(condition, torch.nan)]
         felt = [i for i, weight in enumerate(weights) if weight]
+        columns = torch.split(torch.arange(condition.shape[1]), list(self.widths or [1] * len(weights)))
         for i in felt:
             alone.append(alone[0].clone())
-            alone[-1][:, i] = condition[:, i]
+            alone[-1][:, columns[i]] = condition[:, columns[i]]
         k = len(alone)
         none, *asked = self.field(torch.cat([x] * k), torch.cat([t] * k), torch.cat(alone)).chunk(k)
         velocity = none.clone()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from scflow.matching.paths import Linear, like
+from scflow.matching.preconditioning import Shift
 
 __all__ = ["FlowMap"]
 
@@ -27,15 +28,20 @@ class FlowMap(nn.Module):
         :meth:`scflow.nn.Field.take_two_times`.
     data_variance, noise_variance
         Variance of each coordinate, ``[dim]`` or scalar.
+    shift
+        How far the data of each condition lie from the mean, where that is known.
     """
 
     data_variance: Tensor
     noise_variance: Tensor
     path = Linear()
 
-    def __init__(self, network: nn.Module, data_variance: Tensor, noise_variance: Tensor) -> None:
+    def __init__(
+        self, network: nn.Module, data_variance: Tensor, noise_variance: Tensor, shift: Shift | None = None
+    ) -> None:
         super().__init__()
         self.network = network
+        self.shift = shift
         self.register_buffer("data_variance", data_variance.float().clone())
         self.register_buffer("noise_variance", noise_variance.float().clone())
 
@@ -43,11 +49,14 @@ class FlowMap(nn.Module):
         """The velocity at states `x` ``[n, ...]`` and times ``[n]``, or for times ``[n, 2]`` the mean velocity."""
         begin, end = (t, t) if t.ndim == 1 else t.unbind(1)
         here, there = like(begin, x), like(end, x)
+        move = 0.0 if self.shift is None else self.shift(condition)
+        x = x if self.shift is None else x - (1 - here) * move
         s0, s1 = self.data_variance, self.noise_variance
         sd = self._sd(here)
         skip = ((here + there) * s1 - (2 - here - there) * s0) / (sd * (sd + self._sd(there)))
         out = self.network(x / sd, torch.stack([begin, end], dim=1), condition).float()
-        return torch.addcmul(skip * x, (s0 * s1).sqrt() / sd, out)
+        velocity = torch.addcmul(skip * x, (s0 * s1).sqrt() / sd, out)
+        return velocity if self.shift is None else velocity - move
 
     def between(self, x: Tensor, t: Tensor, s: Tensor, condition: Tensor | None) -> Tensor:
         """Where the flow takes the states `x` ``[n, ...]`` of the times `t` ``[n]`` by the times `s` ``[n]``."""

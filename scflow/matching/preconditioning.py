@@ -7,7 +7,35 @@ from torch import Tensor, nn
 
 from scflow.matching.paths import Affine, Path, like
 
-__all__ = ["Bare", "Displaced", "Preconditioned", "preconditioned"]
+__all__ = ["Bare", "Displaced", "Preconditioned", "Shift", "preconditioned"]
+
+
+class Shift(nn.Module):
+    r"""How far the data of a condition lie from the mean, linear in the vectors that stand for labels: :math:`m = W c`.
+
+    A field around a network takes it out beforehand: with :math:`y = x - \alpha m` the velocity is that of y, and
+    :math:`\alpha' m` more. So sums of vectors move cells by the sums of their moves, and the network, which sees the
+    data of all conditions in one place, learns what is not linear.
+
+    Parameters
+    ----------
+    weight
+        W, ``[n_columns, dim]``; rows of zeros for conditions that are no vectors. None of a condition is no move.
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.float().clone())
+
+    def forward(self, condition: Tensor | None) -> Tensor | float:
+        """The moves ``[n, dim]`` of conditions ``[n, n_columns]``."""
+        if condition is None:
+            return 0.0
+        with torch.autocast(condition.device.type, enabled=False):
+            move: Tensor = condition.nan_to_num(0.0) @ self.weight
+        return move
 
 
 class Preconditioned(nn.Module):
@@ -27,28 +55,36 @@ class Preconditioned(nn.Module):
         The affine path whose velocity is learnt.
     data_sd, noise_sd
         Standard deviation of each coordinate, ``[dim]`` or scalar.
+    shift
+        How far the data of each condition lie from the mean, where that is known; `data_sd` is of what it leaves.
     """
 
     data_variance: Tensor
     noise_variance: Tensor
 
-    def __init__(self, network: nn.Module, path: Affine, data_sd: Tensor, noise_sd: Tensor) -> None:
+    def __init__(
+        self, network: nn.Module, path: Affine, data_sd: Tensor, noise_sd: Tensor, shift: Shift | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.path = path
+        self.shift = shift
         self.register_buffer("data_variance", data_sd.float().square())
         self.register_buffer("noise_variance", noise_sd.float().square())
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The velocity at the states `x` ``[n, ...]`` and times `t` ``[n]``, float32."""
         alpha, sigma, d_alpha, d_sigma = self.path.coefficients(like(t, x))
+        move = 0.0 if self.shift is None else self.shift(condition)
+        x = x if self.shift is None else x - alpha * move
         s0, s1 = self.data_variance, self.noise_variance
         variance = (alpha.square() * s0 + sigma.square() * s1).clamp_min(1e-8)
         skip = (alpha * d_alpha * s0 + sigma * d_sigma * s1) / variance
         scale = variance.rsqrt()
         left = (alpha * d_sigma - d_alpha * sigma).abs() * (s0 * s1).sqrt() * scale
         out = self.network(x * scale, t, condition).float()
-        return torch.addcmul(skip * x, left, out)
+        velocity = torch.addcmul(skip * x, left, out)
+        return velocity if self.shift is None else velocity + d_alpha * move
 
 
 class Bare(nn.Module):
@@ -85,6 +121,9 @@ class Displaced(nn.Module):
         Mean and standard deviation of each coordinate of the states, ``[dim]``.
     step, step_sd
         Mean and standard deviation of each coordinate of the displacement from data to source, ``[dim]``.
+    shift
+        By how much the displacement of each condition differs from that, where it is known; all of the above are then
+        of what it leaves.
     """
 
     centre: Tensor
@@ -92,9 +131,18 @@ class Displaced(nn.Module):
     step: Tensor
     step_sd: Tensor
 
-    def __init__(self, network: nn.Module, centre: Tensor, spread: Tensor, step: Tensor, step_sd: Tensor) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        centre: Tensor,
+        spread: Tensor,
+        step: Tensor,
+        step_sd: Tensor,
+        shift: Shift | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.shift = shift
         self.register_buffer("centre", centre.float().clone())
         self.register_buffer("spread", spread.float().clamp_min(1e-6))
         self.register_buffer("step", step.float().clone())
@@ -102,10 +150,15 @@ class Displaced(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The velocity at the states `x` ``[n, dim]`` and times `t` ``[n]``, float32."""
+        move = 0.0 if self.shift is None else self.shift(condition)
+        x = x if self.shift is None else x - like(1 - t, x) * move
         out = self.network((x - self.centre) / self.spread, t, condition).float()
-        return torch.addcmul(self.step, self.step_sd, out)
+        velocity = torch.addcmul(self.step, self.step_sd, out)
+        return velocity if self.shift is None else velocity - move
 
 
-def preconditioned(network: nn.Module, path: Path, data_sd: Tensor, noise_sd: Tensor) -> Preconditioned | Bare:
+def preconditioned(
+    network: nn.Module, path: Path, data_sd: Tensor, noise_sd: Tensor, shift: Shift | None = None
+) -> Preconditioned | Bare:
     """The field around a network: preconditioned on any affine path, bare on another."""
-    return Preconditioned(network, path, data_sd, noise_sd) if isinstance(path, Affine) else Bare(network)
+    return Preconditioned(network, path, data_sd, noise_sd, shift) if isinstance(path, Affine) else Bare(network)

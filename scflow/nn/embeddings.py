@@ -44,12 +44,16 @@ class TimeEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Conditions ``[n, k]`` as a vector: the sum of an embedding of each; NaN stands for "none", which has its own.
+    """Conditions ``[n, n_columns]`` as a vector: an embedding of each, added up; NaN is "none", which has its own.
+
+    A vector's is linear: what is told as a sum of vectors is embedded as the sum of their embeddings, and an entry that
+    never varied in training has no effect.
 
     Parameters
     ----------
     cardinalities
-        Number of categories of each column, whose values are the codes 0, 1, ...; 0 for a continuous column.
+        Number of categories of each condition, whose values are the codes 0, 1, ...; 0 for a number, -m for a vector of
+        m entries, which are columns beside each other.
     width
         Length of the vector.
     """
@@ -57,20 +61,30 @@ class ConditionEmbedding(nn.Module):
     def __init__(self, cardinalities: Sequence[int], width: int) -> None:
         super().__init__()
         self.cardinalities = tuple(cardinalities)
-        self.columns = nn.ModuleList(
-            nn.Embedding(k + 1, width) if k else nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
-            for k in self.cardinalities
-        )
+        self.widths = [max(1, -k) for k in self.cardinalities]
+        self.columns = nn.ModuleList(_embedding(k, width) for k in self.cardinalities)
 
     def forward(self, condition: Tensor) -> Tensor:
-        """``[n, k]`` to ``[n, width]``."""
-        missing = condition.isnan()
+        """``[n, n_columns]`` to ``[n, width]``."""
         out: Tensor | float = 0.0
-        for j, (k, column) in enumerate(zip(self.cardinalities, self.columns, strict=True)):
-            value, none = condition[:, j], missing[:, j]
-            if k:
-                out = out + column(torch.where(none, k, value).long())
+        each = zip(self.cardinalities, self.columns, torch.split(condition, self.widths, dim=1), strict=True)
+        for k, column, value in each:
+            none = value[:, 0].isnan()
+            if k > 0:
+                out = out + column(torch.where(none, k, value[:, 0]).long())
             else:
-                out = out + column(torch.stack([torch.where(none, 0.0, value), none.to(value.dtype)], dim=1))
+                told = torch.where(none[:, None], 0.0, value)
+                out = out + column(torch.cat([told, none.to(value.dtype)[:, None]], dim=1))
         assert isinstance(out, Tensor)
         return out
+
+
+def _embedding(k: int, width: int) -> nn.Module:
+    """What embeds the codes of k categories, a number, or a vector of -k entries, and "none" beside them."""
+    if k > 0:
+        return nn.Embedding(k + 1, width)
+    if k == 0:
+        return nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
+    linear = nn.Linear(1 - k, width)
+    nn.init.zeros_(linear.weight)  # A direction in which no training label differs is never heard of.
+    return linear

@@ -62,7 +62,7 @@ class Field(nn.Module, ABC):
             context = self.time(t) + self.length(t - until)
         if self.condition is not None:
             if condition is None:
-                condition = t.new_full((len(t), len(self.condition.cardinalities)), float("nan"))
+                condition = t.new_full((len(t), sum(self.condition.widths)), float("nan"))
             context = context + self.condition(condition)
         return functional.silu(context)
 

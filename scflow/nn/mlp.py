@@ -20,7 +20,7 @@ class MLP(Field):
     dim
         Coordinates of the state.
     cardinalities
-        Number of categories of each condition, 0 for a continuous one.
+        Number of categories of each condition, 0 for a continuous one, -m for a vector of m numbers.
     width, depth
         Width of the hidden layers and number of blocks; by default both grow with `dim`.
     dropout

@@ -31,7 +31,7 @@ class Transformer(Field):
     dim
         Coordinates of the state.
     cardinalities
-        Number of categories of each condition, 0 for a continuous one.
+        Number of categories of each condition, 0 for a continuous one, -m for a vector of m numbers.
     patch
         Coordinates a token; by default one, or as many as leave at most 16 tokens.
     width, depth, heads

@@ -24,7 +24,7 @@ class UNet(Field):
     dim
         Coordinates of the state.
     cardinalities
-        Number of categories of each condition, 0 for a continuous one.
+        Number of categories of each condition, 0 for a continuous one, -m for a vector of m numbers.
     width
         Width of the first level; by default it grows with `dim`.
     levels

@@ -26,7 +26,7 @@ class UNet2d(Field):
     channels
         Genes of the picture.
     cardinalities
-        Number of categories of each condition, 0 for a continuous one.
+        Number of categories of each condition, 0 for a continuous one, -m for a vector of m numbers.
     width
         Channels of the first level.
     multipliers

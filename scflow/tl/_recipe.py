@@ -105,7 +105,7 @@ def check_groups(noise: str | matching.noises.Noise, conditions: Conditions) -> 
 def knowing(recipe: Recipe, conditions: Conditions) -> Recipe:
     """The recipe, whose objective knows which conditions are numbers; raise where a price needs one and none is."""
     coupling = recipe.objective.coupling
-    numbers = tuple(i for i, cardinality in enumerate(conditions.cardinalities) if not cardinality)
+    numbers = conditions.numbers
     if coupling.penalty is not None and not numbers:
         found = f"those given have none ({listed(conditions.names)})" if len(conditions) else "none was given"
         raise InputError(

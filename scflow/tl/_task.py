@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scflow import _anndata
-from scflow.conditions import Conditions
+from scflow.conditions import Conditions, Parts
 from scflow.errors import InputError
 from scflow.flow._ancestry import Stages
 from scflow.flow._sourcing import Roles
@@ -66,6 +66,7 @@ class Task:
         populations: tuple[Any, Any, Any],
         course: tuple[str, couplings.Unbalanced | couplings.Entropic] | None,
         *,
+        key_added: str,
         fraction: float,
         size: int | None,
         seed: int,
@@ -79,10 +80,11 @@ class Task:
         if course is not None:
             return _course(adata, data, *course, populations[2], fraction, seed, device)
         chosen = roles_of(adata, *populations)
+        parts = _anndata.read_parts(adata, key_added)
         if chosen is not None:
-            return _carrying(adata, data, condition, chosen, fraction, size, seed, device)
+            return _carrying(adata, data, condition, chosen, parts, fraction, size, seed, device)
         frame = _anndata.read_conditions(adata, condition)
-        conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+        conditions = Conditions.from_frame(frame, parts) if frame.shape[1] else Conditions()
         encoded = conditions.encode(frame).to(device) if len(conditions) else None
         return cls(data, conditions, encoded, split(adata.n_obs, fraction, size, seed, device))
 
@@ -126,6 +128,7 @@ def _carrying(
     data: Any,
     condition: str | Sequence[str] | None,
     chosen: Chosen,
+    parts: Mapping[str, Parts],
     fraction: float,
     size: int | None,
     seed: int,
@@ -136,10 +139,11 @@ def _carrying(
     target = np.flatnonzero(chosen.target[used])
     source = np.flatnonzero(chosen.source[used])
     frame = _told(adata, condition, chosen)
-    conditions = Conditions.from_frame(frame) if frame.shape[1] else Conditions()
+    conditions = Conditions.from_frame(frame, parts) if frame.shape[1] else Conditions()
     encoded = None
     if len(conditions):
-        encoded = torch.full((len(used), len(conditions)), torch.nan)
+        encoded = torch.full((len(used), sum(conditions.widths)), torch.nan)
+        encoded[source] = conditions.known(adata.obs[chosen.source])
         encoded[target] = conditions.encode(frame)
         encoded = encoded.to(device)
     codes, group = np.unique(chosen.group[used], return_inverse=True)

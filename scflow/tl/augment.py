@@ -176,7 +176,7 @@ def _flow(flow: Flow | AnnData, slot: str, key: str, adata: AnnData, space: str,
             "them out, or leave flow out."
         )
     names = found.conditions.names
-    if dict(zip(names, found.conditions.cardinalities, strict=True)).get(key, 0) == 0:
+    if dict(zip(names, found.conditions.inputs, strict=True)).get(key, 0) == 0:
         has = f"It has {listed(names)}" if names else "It has none"
         raise InputError(
             f"The flow has no condition {key!r} with categories.{nearest(key, names)} {has}. Train one with it, "

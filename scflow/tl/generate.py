@@ -68,6 +68,7 @@ def generate(
         there. More cells than there are ancestors are not new ones each: some come from the same cell.
     adata
         Cells of the course, which the flow does not hold; by default `flow_or_adata` itself, where that is an AnnData.
+        After :func:`scflow.pp.embed` any combination of known parts can be asked for, with a warning where it is new.
     guidance
         1 draws from the learnt law; above 1 states are pushed away from those without the condition. In count space,
         whose decoder knows the condition as well, cells were not more typical for it (docs/benchmarks.md). A mapping
@@ -100,9 +101,9 @@ def generate(
     calibration
         How counts are carried to the training cells' marginals. ``"balanced"``: the cells of this call are also
         balanced against each other, gene by gene within their type, so that they are off the tissue's marginals no
-        more than as many new real cells are. That is for guidance 1 and categorical conditions; others are calibrated
-        one by one. ``"independent"`` does that always: cells are then independent draws of one law. ``"none"``: counts
-        as the flow itself draws them.
+        more than as many new real cells are. That is for guidance 1 and labels that training cells had; others are
+        calibrated one by one. ``"independent"`` does that always: cells are then independent draws of one law.
+        ``"none"``: counts as the flow itself draws them.
     key_added
         The slot of the AnnData that the flow is in.
 
@@ -172,7 +173,9 @@ def generate(
     return _anndata.new_cells(
         drawn.counts,
         genes=flow.genes,
-        obs=pd.DataFrame(index=range(n)) if drawn.condition is None else flow.conditions.decode(drawn.condition),
+        obs=pd.DataFrame(index=range(n))
+        if drawn.condition is None
+        else flow.conditions.decode(drawn.condition, condition),
         state=drawn.state,
         noise=drawn.noise,
         target_sum=float(flow.provenance.get("target_sum", 1e4)),

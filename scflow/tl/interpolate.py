@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,16 +125,18 @@ def interpolate(
         noises = _noises(flow, sides, tables[0], pairs, sampling)
         ends = [End(noise, table) for noise, table in zip(noises, tables, strict=True)]
         line = flow.between(ends[0], ends[1], np.linspace(0, 1, number), sampling)
-    return _cells(flow, line, sampling, "cells" if all(side.is_cells for side in sides) else "conditions")
+    between = "cells" if all(side.is_cells for side in sides) else "conditions"
+    return _cells(flow, line, sampling, between, [side.named for side in sides])
 
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """One end as it was given: cells and their encoded conditions, or the conditions asked for."""
+    """One end as it was given: cells and their encoded conditions, or the conditions asked for; `named` is either."""
 
     cells: sparse.csr_matrix | NDArray[np.float32] | None
     codes: Tensor | None
     asked: Mapping[str, Any]
+    named: Mapping[str, Any]
 
     @property
     def is_cells(self) -> bool:
@@ -151,10 +153,11 @@ def _side(flow: Flow, side: AnnData | Mapping[str, Any], layer: str | None, name
         if not hasattr(side, "obs_names"):
             raise InputError(f"{name} is a {type(side).__name__}; expected {such}.")
         _anndata.checked(side, name=name)
-        return _Side(cells_of(flow, side, layer, name=name), codes_of(flow, side, name=name), {})
+        codes, named = codes_of(flow, side, name=name), {one: list(side.obs[one]) for one in flow.conditions.names}
+        return _Side(cells_of(flow, side, layer, name=name), codes, {}, named)
     if not side:
         raise InputError(f"{name}={{}} names no condition. Name one, such as {name}={{'cell_type': 'B'}}.")
-    return _Side(None, None, side)
+    return _Side(None, None, side, side)
 
 
 def _pairs(sides: list[_Side], n_pairs: int | None) -> int:
@@ -196,10 +199,8 @@ def _changed(flow: Flow, codes: Tensor | None, asked: Mapping[str, Any], pairs: 
     table = flow.conditions.table(asked, pairs, flow.seen, np.random.default_rng(0))
     if codes is None:
         return None
-    new = codes.expand(pairs, -1).clone()
-    columns = [i for i, name in enumerate(flow.conditions.names) if name in asked]
-    new[:, columns] = table[:, columns]
-    return new
+    whose = np.repeat(flow.conditions.names, flow.conditions.widths)
+    return torch.where(torch.from_numpy(np.isin(whose, list(asked))), table, codes.expand(pairs, -1))
 
 
 def _noises(
@@ -213,11 +214,11 @@ def _noises(
     return found[0], found[-1]
 
 
-def _cells(flow: Flow, line: Line, sampling: Sampling, between: str) -> AnnData:
+def _cells(flow: Flow, line: Line, sampling: Sampling, between: str, named: Sequence[Mapping[str, Any]]) -> AnnData:
     """The cells of all ways as an AnnData."""
     obs = pd.DataFrame(index=range(len(line.pair)))
     if line.condition is not None:
-        obs = flow.conditions.decode(line.condition)
+        obs = flow.conditions.decode(line.condition, *named)
     obs[_keys.POSITION], obs[_keys.PAIR] = line.position, line.pair
     scales = sampling.guided.weights(flow.conditions.names)
     return _anndata.new_cells(

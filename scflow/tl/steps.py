@@ -237,8 +237,8 @@ def _counts(flow: Flow, adata: AnnData, layer: str | None, name: str) -> sparse.
 
 
 def _labels(flow: Flow, adata: AnnData, name: str) -> NDArray[np.str_] | None:
-    """The combination of categorical conditions that each cell is of, where the flow has any."""
-    names = [column for column, k in zip(flow.conditions.names, flow.conditions.cardinalities, strict=True) if k]
+    """The combination of conditions with labels that each cell is of, where the flow has any."""
+    names = [column.name for column in flow.conditions.columns if column.cardinality]
     if not names:
         return None
     parts = [_anndata.obs_column(adata, column, name=name).astype(str).to_numpy(dtype=str) for column in names]

@@ -83,13 +83,16 @@ def train(
     adata
         Cells with raw counts, sparse or dense, in `.X` or in `layer`.
     condition
-        Columns of `.obs` that cells are drawn by: categories, or numbers such as a dose.
+        Columns of `.obs` that cells are drawn by: categories, or numbers such as a dose. Labels that
+        :func:`scflow.pp.embed` was told are combinations of parts, "A+B", are sums of vectors to the field; a flow can
+        then be asked for combinations that no training cell had.
     source, target
         Two populations of cells, by columns of `.obs` and their values: the flow then starts from cells, not from
         noise, and carries those of `source` to those of `target`, such as ``source={"condition": "ctrl"},
         target={"condition": ["IFN", "LPS"]}``. Without `target` all other cells are. Where the target cells have
-        several values in a column, the field is told which, and :func:`scflow.tl.transport` asks for one. Cells of
-        neither are not learnt from.
+        several values in a column, the field is told which, and :func:`scflow.tl.transport` asks for one; after
+        :func:`scflow.pp.embed` for any combination of their parts. Where the source's own label is known too, such as
+        "ctrl" by ``none="ctrl"``, it is where sums start from. Cells of neither are not learnt from.
     group
         Columns of `.obs` that a cell keeps on its way, such as its type: cells are paired within equal values. The
         field is not told; so cells of a type that has no target cells are carried as those like them.
@@ -126,9 +129,10 @@ def train(
         The velocity network. ``"mlp"``: residual blocks. ``"unet"``: narrowing dense layers with skip connections.
         ``"transformer"``: attention between patches of genes in the order of their co-expression. Settings go with the
         class: ``functools.partial(scflow.nn.Transformer, depth=6)``, or any other function that makes a network when it
-        is called with the number of coordinates and ``cardinalities=`` of the conditions. Or any
-        :class:`torch.nn.Module` with ``forward(x, t, condition)``: states ``[n, dim]``, times ``[n]`` and conditions
-        ``[n, n_conditions]`` (NaN is none; ``None`` without conditions) to velocities ``[n, dim]``; it is copied.
+        is called with the number of coordinates and ``cardinalities=`` of the conditions (-m for an embedded one of m
+        columns). Or any :class:`torch.nn.Module` with ``forward(x, t, condition)``: states ``[n, dim]``, times ``[n]``
+        and conditions ``[n, n_columns]`` (NaN is none; ``None`` without conditions) to velocities ``[n, dim]``; it is
+        copied.
     steps
         Optimiser steps; by default from the number of cells, 2,000 to 20,000.
     batch_size
@@ -217,7 +221,8 @@ def train(
     data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
     populations = (source, target, group)
     through = None if course is None else (course, coupling_of(coupling))
-    task = Task.of(adata, data, condition, populations, through, fraction=fraction, size=size, seed=start, device=where)
+    held: dict[str, Any] = {"fraction": fraction, "size": size, "seed": start}
+    task = Task.of(adata, data, condition, populations, through, key_added=key_added, device=where, **held)
     run = Run(
         train=task.rows[0],
         validation=task.rows[1],
@@ -232,7 +237,7 @@ def train(
     recipe = knowing(recipe, task.conditions)
     recipe = for_groups(recipe, validation, task.roles, usual_steps=steps is None)
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
-    check_field(kind, settings, dim, task.conditions.cardinalities)
+    check_field(kind, settings, dim, task.conditions.inputs)
     if keeping is not None:
         prepared = _preprocessing(adata, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in adata.var_names]

@@ -50,7 +50,8 @@ def transport(
     flow
         The flow, or an AnnData that was left one in `.uns[key_added]`; by default `adata` itself.
     target
-        Where to, where the flow knows several targets: ``{"condition": "IFN"}``, or a list with one value a cell.
+        Where to, where the flow knows several targets: ``{"condition": "IFN"}``, or a list with one value a cell. After
+        :func:`scflow.pp.embed` any combination of known parts, with a warning where no training cell had it.
     to
         To when, for a flow through a time course: any time within it. Each cell is carried from its own time, on or
         back.

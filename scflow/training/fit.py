@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from scflow.matching import Bare, FlowMatching, Preconditioned, noises, preconditioned
+from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
 from scflow.training.batches import Order, States
 from scflow.training.history import Monitor
 from scflow.training.loop import Trained, train
@@ -52,6 +52,8 @@ def fit_field(
     steps: int,
     lr: float,
     condition_dropout: float = 0.1,
+    widths: Sequence[int] | None = None,
+    shift: Shift | None = None,
     optimisation: Optimisation | None = None,
     look: Look | None = None,
     look_columns: tuple[str, ...] = (),
@@ -59,16 +61,20 @@ def fit_field(
 ) -> tuple[Preconditioned | Bare, Trained]:
     """Train a field on states, and keep the weight average that is best on the validation cells.
 
-    `look` is called with the field at every `look_every`-th look at the validation cells, and its values are kept in
-    the history as `look_columns`.
+    `widths` are the columns of each condition, which are dropped together: one each unless given. `shift` is how far
+    the data of each condition lie from the mean, where that is known. `look` is called with the field at every
+    `look_every`-th look at the validation cells, and its values are kept in the history as `look_columns`.
     """
-    first = states.states(run.train[:1024], rng=run.generator(2))
-    spread, shape = spread_of(first), first.shape[1:]
-    _warn_of_scale(spread)
-    field = preconditioned(network, objective.path, spread, noise.sd(shape.numel()).reshape(shape)).to(run.device)
+    rows = run.train[:1024]
+    first = states.states(rows, rng=run.generator(2))
+    shape = first.shape[1:]
+    _warn_of_scale(spread_of(first))
+    spread = spread_of(first if shift is None or condition is None else first - shift(condition[rows]))
+    noise_sd = noise.sd(shape.numel()).reshape(shape)
+    field = preconditioned(network, objective.path, spread, noise_sd, shift).to(run.device)
     return field, fit_pairs(
         field,
-        Fresh(states, condition, noise, condition_dropout),
+        Fresh(states, condition, noise, condition_dropout, widths),
         objective,
         run,
         steps=steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -53,12 +54,15 @@ class Fresh:
         from which cells without a condition are drawn.
     dropout
         How often a condition is dropped.
+    widths
+        Columns of each condition, which are dropped together; one each unless given.
     """
 
     states: States
     condition: Tensor | None
     noise: noises.Noise
     dropout: float
+    widths: Sequence[int] | None = None
 
     def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """Cells, noise, and what the field is told (in an order such that a seed gives the flow it always gave)."""
@@ -66,11 +70,11 @@ class Fresh:
         own = None if self.condition is None else self.condition[rows]
         n, dim = len(rows), x0[0].numel()
         if self.noise.by_condition:
-            told = dropped(own, rate=self.dropout, rng=rng)
+            told = dropped(own, rate=self.dropout, widths=self.widths, rng=rng)
             x1 = self.noise.sample_given(told, n, dim, rng=rng)
         else:
             x1 = self.noise.sample(n, dim, rng=rng)
-            told = dropped(own, rate=self.dropout, rng=rng)
+            told = dropped(own, rate=self.dropout, widths=self.widths, rng=rng)
         return Pair(x0, x1.reshape(x0.shape), told)
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
@@ -173,6 +177,8 @@ class Carried:
         The source cells.
     dropout
         How often a condition is dropped.
+    widths
+        Columns of each condition, which are dropped together; one each unless given.
     """
 
     states: States
@@ -180,11 +186,12 @@ class Carried:
     group: Tensor
     sources: Sources
     dropout: float
+    widths: Sequence[int] | None = None
 
     def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """Cells, partners, and what the field is told."""
         x0, x1, c, group = self.fixed(rows, rng=rng)
-        return Pair(x0, x1, dropped(c, rate=self.dropout, rng=rng), group)
+        return Pair(x0, x1, dropped(c, rate=self.dropout, widths=self.widths, rng=rng), group)
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """The same under the cells' own conditions."""
@@ -194,12 +201,19 @@ class Carried:
         return Pair(x0, x1, None if self.condition is None else self.condition[rows], group)
 
 
-def dropped(condition: Tensor | None, *, rate: float, rng: torch.Generator) -> Tensor | None:
-    """Conditions with "none" in the place of some: all of a cell's at once, and now and then one of several."""
+def dropped(
+    condition: Tensor | None, *, rate: float, rng: torch.Generator, widths: Sequence[int] | None = None
+) -> Tensor | None:
+    """Conditions with "none" in the place of some: all of a cell's at once, and now and then one of several.
+
+    `widths` are the columns that each condition takes, one unless given: they go together.
+    """
     if condition is None:
         return None
-    n, k = condition.shape
+    n, k = len(condition), condition.shape[1] if widths is None else len(widths)
     gone = torch.rand(n, 1, generator=rng, device=rng.device) < rate
     if k > 1:
         gone = gone | (torch.rand(n, k, generator=rng, device=rng.device) < rate / 2)
+        if widths is not None:
+            gone = gone.repeat_interleave(torch.tensor(widths, device=gone.device), dim=1)
     return torch.where(gone, torch.nan, condition)
