@@ -33,6 +33,7 @@ from trajectory_report import (
     FLOW,
     HALVES,
     NOTHING,
+    OWN,
     RIVALS,
     STRAIGHT,
     figure,
@@ -104,11 +105,12 @@ def measures(task: Task, seed: int, steps: int) -> Iterator[tuple[tuple[str, ...
     for kind in RIVALS if installed() else ():
         yield (kind,), lambda kind=kind: [distance(rival(kind, task, seed, steps), task.held_out)]
     yield (FLOW, EQUAL), lambda: flow(task, seed, steps)
+    yield (OWN,), lambda: flow(task, seed, steps, own=True)[:1]
 
 
-def flow(task: Task, seed: int, steps: int) -> list[float]:
+def flow(task: Task, seed: int, steps: int, *, own: bool = False) -> list[float]:
     """The distance with the masses that growth gives the cells, and with every cell counted once."""
-    cells, mass = ours(task.train, task.places, task.before, task.at, seed, steps)
+    cells, mass = ours(task.train, task.places, task.before, task.at, seed, steps, own=own)
     return [distance(cells, task.held_out, mass), distance(cells, task.held_out)]
 
 

@@ -41,7 +41,7 @@ class Network(nn.Module):
 
 
 def ours(
-    cells: Sequence[Array], times: Sequence[float], start: int, at: float, seed: int, steps: int
+    cells: Sequence[Array], times: Sequence[float], start: int, at: float, seed: int, steps: int, *, own: bool = False
 ) -> tuple[Array, Array]:
     """The cells of time point `start` carried to the time `at`, and how much each counts there.
 
@@ -51,14 +51,17 @@ def ours(
         Whitened coordinates of the cells of each time point, ``[n_cells, n_coordinates]``, in order.
     times
         The time of each.
+    own
+        Train the network that scflow has by default, and not that of the rivals.
     """
     when = np.repeat(times, [len(x) for x in cells])
     obs = pd.DataFrame({"time": when}, index=[str(i) for i in range(len(when))])
     adata = AnnData(obs=obs, obsm={"X_white": np.vstack(cells).astype(np.float32)})
+    network = "mlp" if own else Network(cells[0].shape[1], len(cells) - 1, seed)
     options = {"use_rep": "X_white", "steps": steps, "seed": seed, "progress": False}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The flow is returned, but not kept")
-        flow = scflow.tl.train(adata, course="time", field=Network(cells[0].shape[1], len(cells) - 1, seed), **options)
+        flow = scflow.tl.train(adata, course="time", field=network, **options)
     before = adata[adata.obs["time"] == times[start]].copy()
     scflow.tl.transport(before, flow, to=at, progress=False)
     return before.obsm["X_scflow"].astype(np.float64), before.obs["scflow_growth"].to_numpy()
