@@ -91,7 +91,9 @@ def _ratios(table: pd.DataFrame) -> str:
     lines = _head("row", [*names, "mean"])
     for row in _measured(table):
         ratio = ratios(table, row)
-        lines.append(f"| {row} | {' | '.join(f'{ratio[name]:.3f}' for name in names)} | {ratio.mean():.3f} |")
+        lines.append(
+            f"| {row} | {' | '.join(f'{ratio.get(name, float("nan")):.3f}' for name in names)} | {ratio.mean():.3f} |"
+        )
     return "\n".join(lines)
 
 
