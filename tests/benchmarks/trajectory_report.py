@@ -90,10 +90,8 @@ def _ratios(table: pd.DataFrame) -> str:
     names = list(means(table).columns)
     lines = _head("row", [*names, "mean"])
     for row in _measured(table):
-        ratio = ratios(table, row)
-        lines.append(
-            f"| {row} | {' | '.join(f'{ratio.get(name, float("nan")):.3f}' for name in names)} | {ratio.mean():.3f} |"
-        )
+        ratio = ratios(table, row).reindex(names)
+        lines.append(f"| {row} | {' | '.join(f'{ratio[name]:.3f}' for name in names)} | {ratio.mean():.3f} |")
     return "\n".join(lines)
 
 
