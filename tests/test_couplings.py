@@ -222,6 +222,15 @@ def test_cells_that_are_left_out_take_their_condition_and_their_time_with_them()
     objective.loss(lambda x, t, c: torch.zeros_like(x), x0, x1, None, rng=generator())
 
 
+def test_a_coupling_that_leaves_out_all_cells_is_refused() -> None:
+    class Nobody(couplings.Coupling):
+        def pair(self, x0: Tensor, x1: Tensor, group: Tensor | None, *, rng: torch.Generator) -> Tensor:
+            return torch.full((len(x0),), -1)
+
+    with pytest.raises(InputError, match="leaves out all 4 cells of a batch"):
+        FlowMatching(coupling=Nobody()).paired(normal(4, 2), normal(4, 2), None, rng=generator())
+
+
 class Still(torch.nn.Module):
     """A field of zeros that notes what it is asked in validation."""
 

@@ -88,11 +88,21 @@ class FlowMatching:
         """Cells, what the coupling gives to each within equal conditions and groups, and the cells' conditions.
 
         Cells that the coupling leaves out are gone from all three; the others keep their order.
+
+        Raises
+        ------
+        InputError
+            Where the coupling leaves out all cells.
         """
         order = self.coupling.pair(*self._asked(x0, x1, condition, group), rng=rng)
         if order is None:
             return x0, x1, condition
         kept = order >= 0
+        if not bool(kept.any()):
+            raise InputError(
+                f"coupling={self.coupling!r} leaves out all {len(kept)} cells of a batch: there is nothing to learn from. "
+                "Let it return the number of a partner for some cells, and -1 only for those that have none."
+            )
         if not bool(kept.all()):
             x0, order = x0[kept], order[kept]
             condition = None if condition is None else condition[kept]
