@@ -100,7 +100,7 @@ class FlowMatching:
         kept = order >= 0
         if not bool(kept.any()):
             raise InputError(
-                f"coupling={self.coupling!r} leaves out all {len(kept)} cells of a batch: there is nothing to learn from. "
+                f"coupling={self.coupling!r} leaves out all {len(kept)} cells of a batch: nothing to learn from. "
                 "Let it return the number of a partner for some cells, and -1 only for those that have none."
             )
         if not bool(kept.all()):
