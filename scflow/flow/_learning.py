@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from scflow.training.batches import Cells, Coordinates, States, states_of
 from scflow.training.probes import linear_loss
 from scflow.training.run import seeded
 from scflow.training.shifts import fit_shift
+from scflow.training.stored import Stored
 
 __all__ = [
     "Recipe",
@@ -132,7 +134,7 @@ def facts_of(trained: Trained, run: Run, settings: Optimisation, lr: float) -> d
 
 
 def learn(
-    counts: sparse.csr_matrix,
+    counts: sparse.csr_matrix | Stored,
     statistics: GeneStatistics,
     clip: float,
     conditions: Conditions,
@@ -146,14 +148,25 @@ def learn(
 ) -> Flow:
     """Learn counts ``[n_cells, n_genes]`` under their conditions ``[n_cells, n_conditions]``.
 
-    A `codec` that is fitted already saves fitting one.
+    Of counts that are elsewhere the field sees all, and all else is fitted on the part that is in memory. A `codec`
+    that is fitted already saves fitting one.
     """
+    stored, everything, whole = counts, condition, run
+    if isinstance(stored, Stored):
+        counts, run = stored.part, stored.within(run)
+        condition = None if condition is None else condition[stored.rows.to(condition.device)]
     cells = Cells(counts, run.device)
     codec = codec or codec_of(counts, cells, statistics, clip, conditions, condition, recipe, run)
     codec = codec.to(run.device).eval()
     noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=counts, condition=condition)
     network = arranged(network_of(recipe, codec, conditions, run), codec, counts, statistics, seed=run.seed)
-    flow = _flow(cells, codec, network, noise, conditions, condition, recipe, run)
+    if isinstance(stored, Stored):
+        with contextlib.closing(stored.streamed(run.device)) as streamed:
+            states = streamed.states(codec, everything)
+            whole = whole if codec.summarizes else replace(whole, order=streamed.order)
+            flow = _flow(states, codec, network, noise, conditions, everything, recipe, whole)
+    else:
+        flow = _flow(states_of(cells, codec, condition), codec, network, noise, conditions, condition, recipe, run)
     flow = described(flow, genes, provenance, recipe)
     if not recipe.calibrate:
         return flow
@@ -178,7 +191,8 @@ def learn_embedding(
     codec = Embedding.fit(coordinates).to(run.device).eval()
     noise = _noise(recipe.noise, codec, conditions)
     network = network_of(recipe, codec, conditions, run)
-    flow = _flow(Coordinates(coordinates, run.device), codec, network, noise, conditions, condition, recipe, run)
+    states = states_of(Coordinates(coordinates, run.device), codec, condition)
+    flow = _flow(states, codec, network, noise, conditions, condition, recipe, run)
     return described(flow, (), provenance, recipe)
 
 
@@ -278,7 +292,7 @@ def network_of(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -
 
 
 def _flow(
-    cells: Cells | Coordinates,
+    states: States,
     codec: Codec,
     network: nn.Module,
     noise: noises.Noise | None,
@@ -288,7 +302,6 @@ def _flow(
     run: Run,
 ) -> Flow:
     """Train the field, and put everything together on the CPU; without a noise, it is of the states' variance."""
-    states = states_of(cells, codec, condition)
     if noise is None:
         noise = noises.MatchedVariance.of(states.states(run.train[:1024], rng=run.generator(2)))
     lr = recipe.lr or default_lr(codec.dim)
@@ -320,7 +333,7 @@ def _flow(
         path=recipe.objective.path,
         noise=noise,
         conditions=conditions,
-        seen=seen_conditions(condition, len(cells)),
+        seen=seen_conditions(condition, len(run.train) + len(run.validation)),
         history=trained.history,
         provenance=facts,
         raw=trained.raw,

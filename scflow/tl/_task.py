@@ -36,7 +36,8 @@ class Task:
     Attributes
     ----------
     data
-        Counts ``[n_cells, n_genes]`` or coordinates ``[n_cells, dim]``, of the cells that are learnt from alone.
+        Counts ``[n_cells, n_genes]`` or coordinates ``[n_cells, dim]``, of the cells that are learnt from alone; or
+        where counts are that are not in memory.
     conditions, condition
         The schema, and the cells' encoded conditions ``[n_cells, n_conditions]`` or ``None``.
     rows
