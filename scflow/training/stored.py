@@ -17,7 +17,10 @@ from scflow.codecs import Codec
 from scflow.training.batches import Cells, Encoded, States, Summarized
 from scflow.training.run import Run
 
-__all__ = ["Elsewhere", "Pools", "Stored", "Streamed"]
+__all__ = ["PART", "Elsewhere", "Pools", "Stored", "Streamed", "part_of"]
+
+PART = 50_000
+"""Cells that are in memory, on which is fitted whatever is not trained batch by batch."""
 
 POOL = 32_768
 """Cells that are shuffled together, at the least ..."""
@@ -27,6 +30,8 @@ POOL_VALUES = 1 << 25
 """... but no more stored values than these: 268 MB, twice, since one pool is read while another is used."""
 PIECE = 16_384
 """Cells that are read together where all are read in order."""
+_LOOKED_AT = 2048
+"""Validation cells of the part, at the least: so many are looked at."""
 _FEWEST, _MOST = 16, 1024
 """Cells of a block."""
 
@@ -85,6 +90,17 @@ class Stored:
     def streamed(self, device: torch.device) -> Streamed:
         """The source of batches."""
         return Streamed(self, device)
+
+
+def part_of(run: Run) -> Tensor:
+    """Cells that are kept in memory, ascending, on the CPU: at random, training and validation cells by their number.
+
+    The rows of a run are in random order, and whatever looks at a few takes the first.
+    """
+    n, held = len(run.train) + len(run.validation), len(run.validation)
+    kept = min(held, max(_LOOKED_AT, round(min(PART, n) * held / n)))
+    train, validation = run.train[: max(min(PART, n) - kept, 1)], run.validation[:kept]
+    return torch.cat([train, validation]).sort().values.cpu()
 
 
 class Streamed:
