@@ -168,8 +168,8 @@ def _check_values(adata: AnnData, counts: sparse.csr_matrix, layer: str | None, 
     kinds, row, gene, value = found
     raise InputError(
         f"{_where(layer, name)} holds {sum(kinds.values())} values that are not counts: {kinds_listed(kinds)} (first: "
-        f"{value:g} in cell {str(adata.obs_names[row])!r}, gene {str(adata.var_names[gene])!r}). Expected whole numbers "
-        f"from 0 up. {_advice(adata, layer, name)}"
+        f"{value:g} in cell {str(adata.obs_names[row])!r}, gene {str(adata.var_names[gene])!r}). Expected whole "
+        f"numbers from 0 up. {_advice(adata, layer, name)}"
     )
 
 

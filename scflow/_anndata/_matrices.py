@@ -78,7 +78,7 @@ class Compressed(Matrix):
         self.indptr = np.asarray(group["indptr"][:])
         n_cells, n_genes = (int(n) for n in group.attrs["shape"])
         self.shape = (n_cells, n_genes)
-        self.per_cell = max(1, len(self.data) // max(1, n_cells))
+        self.per_cell = max(1, int(self.data.shape[0]) // max(1, n_cells))
         self.grain = max(1, _packed(self.data) // self.per_cell)
 
     def spans(self, spans: Sequence[Span]) -> Any:

@@ -206,7 +206,9 @@ def _joined(several: Sequence[Any], use_rep: str | None, name: str) -> Store:
         _check_same_genes(stores[0], store)
     known = anndata.concat([store.cells for store in stores], join="inner")
     layers = {
-        layer: _joiner([store.layers[layer] for store in stores], f"layer {layer!r} of {name}" if layer else f"{name}.X")
+        layer: _joiner(
+            [store.layers[layer] for store in stores], f"layer {layer!r} of {name}" if layer else f"{name}.X"
+        )
         for layer in stores[0].layers
         if all(layer in store.layers for store in stores)
     }
@@ -255,7 +257,7 @@ def _openers(values: Mapping[str | None, Any], name: str) -> dict[str | None, Ca
 
 
 def _opener(values: Any, layer: str | None, name: str) -> Callable[[], Matrix]:
-    where = f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
+    where = _where(layer, name)
 
     def opener() -> Matrix:
         matrix = matrix_of(values, where)
@@ -264,6 +266,10 @@ def _opener(values: Any, layer: str | None, name: str) -> Callable[[], Matrix]:
         return matrix
 
     return opener
+
+
+def _where(layer: str | None, name: str) -> str:
+    return f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
 
 
 def _annotations(obs: Any, var: Any, uns: Mapping[str, Any], embeddings: Mapping[str, Any]) -> AnnData:

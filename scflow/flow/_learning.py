@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -151,32 +151,47 @@ def learn(
     Of counts that are elsewhere the field sees all, and all else is fitted on the part that is in memory. A `codec`
     that is fitted already saves fitting one.
     """
-    stored, everything, whole = counts, condition, run
-    if isinstance(stored, Stored):
-        counts, run = stored.part, stored.within(run)
-        condition = None if condition is None else condition[stored.rows.to(condition.device)]
-    cells = Cells(counts, run.device)
-    codec = codec or codec_of(counts, cells, statistics, clip, conditions, condition, recipe, run)
+    part, own, few = _in_memory(counts, condition, run)
+    cells = Cells(part, run.device)
+    codec = codec or codec_of(part, cells, statistics, clip, conditions, own, recipe, few)
     codec = codec.to(run.device).eval()
-    noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=counts, condition=condition)
-    network = arranged(network_of(recipe, codec, conditions, run), codec, counts, statistics, seed=run.seed)
-    if isinstance(stored, Stored):
-        with contextlib.closing(stored.streamed(run.device)) as streamed:
-            states = streamed.states(codec, everything)
-            whole = whole if codec.summarizes else replace(whole, order=streamed.order)
-            flow = _flow(states, codec, network, noise, conditions, everything, recipe, whole)
-    else:
-        flow = _flow(states_of(cells, codec, condition), codec, network, noise, conditions, condition, recipe, run)
+    noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=part, condition=own)
+    network = arranged(network_of(recipe, codec, conditions, run), codec, part, statistics, seed=run.seed)
+    with _shown(counts, cells, codec, condition, run) as (states, run):
+        flow = _flow(states, codec, network, noise, conditions, condition, recipe, run)
     flow = described(flow, genes, provenance, recipe)
     if not recipe.calibrate:
         return flow
     n_drawn = drawn_to_calibrate(codec.dim)
     sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
     try:
-        return flow.calibrated(counts, condition, n_drawn=n_drawn, sampling=sampling)
+        return flow.calibrated(part, own, n_drawn=n_drawn, sampling=sampling)
     except KeyboardInterrupt:
         warnings.warn("Interrupted while calibrating: the flow is kept, its counts are not calibrated.", stacklevel=2)
         return flow
+
+
+def _in_memory(
+    counts: sparse.csr_matrix | Stored, condition: Tensor | None, run: Run
+) -> tuple[sparse.csr_matrix, Tensor | None, Run]:
+    """The counts that are in memory, with the conditions of these cells and the run as it is on them."""
+    if not isinstance(counts, Stored):
+        return counts, condition, run
+    own = None if condition is None else condition[counts.rows.to(condition.device)]
+    return counts.part, own, counts.within(run)
+
+
+@contextlib.contextmanager
+def _shown(
+    counts: sparse.csr_matrix | Stored, cells: Cells, codec: Codec, condition: Tensor | None, run: Run
+) -> Iterator[tuple[States, Run]]:
+    """What the field is shown, and the run in the order that this can be read in; no thread is left behind."""
+    if not isinstance(counts, Stored):
+        yield states_of(cells, codec, condition), run
+        return
+    with contextlib.closing(counts.streamed(run.device)) as streamed:
+        states = streamed.states(codec, condition)
+        yield states, run if codec.summarizes else replace(run, order=streamed.order)
 
 
 def learn_embedding(

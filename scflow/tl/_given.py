@@ -54,7 +54,7 @@ class Given:
             return cls(store.loaded(), store.layer, None, store)
         if carrying:
             raise InputError(
-                f"{carrying} takes cells in memory, and {store.name} has {n:,} that are not ({PART:,} would be loaded). "
+                f"{carrying} takes cells in memory; of the {n:,} of {store.name} no more than {PART:,} are loaded. "
                 "Load them: adata.to_memory() of an AnnData, anndata.read_h5ad(path) of a file."
             )
         return cls(store.cells, store.layer, None, store)

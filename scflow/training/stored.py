@@ -125,7 +125,7 @@ class Streamed:
             found = None if held is None else held.dense(rows)
             if found is not None:
                 return found
-        order = rows.unique()
+        order = torch.unique(rows)
         cells = Cells(self.counts.read(order.cpu().numpy()), self.device)
         return cells.dense(torch.searchsorted(order, rows))
 
@@ -181,7 +181,8 @@ class _Passing:
 
     def __init__(self, counts: Elsewhere, device: torch.device) -> None:
         self.counts, self.device = counts, device
-        self.first, self.cells = 0, Cells(sparse.csr_matrix((0, counts.shape[1]), dtype=np.float32), device)
+        self.first = 0
+        self.cells: Cells | None = None
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -189,7 +190,7 @@ class _Passing:
     def dense(self, rows: Tensor) -> Tensor:
         """The given cells' counts, float32 ``[len(rows), n_genes]``."""
         first, last = int(rows[0]), int(rows[-1])
-        if first < self.first or last >= self.first + len(self.cells):
+        if self.cells is None or first < self.first or last >= self.first + len(self.cells):
             stop = min(len(self), max(last + 1, first + PIECE))
             self.first, self.cells = first, Cells(self.counts.read(np.arange(first, stop)), self.device)
         return self.cells.dense(rows - self.first)
@@ -212,8 +213,8 @@ class Pools:
 
     Every cell comes once a pass, less what is left over at the end, less than a batch, as in a full shuffle. Batches
     of a pool have blocks in common: where a value is sorted along the file, the variance of its mean in a batch is that
-    of a full shuffle times about ``1 + batch_size * block / pool``, which is kept between 1.5 and 2 unless the source can
-    only be read in larger blocks, or a pool of so many batches is too large.
+    of a full shuffle times about ``1 + batch_size * block / pool``, which is kept between 1.5 and 2 unless the source
+    can only be read in larger blocks, or a pool of so many batches is too large.
     """
 
     def __init__(self, cells: Streamed, rows: Tensor, batch_size: int, rng: torch.Generator) -> None:
