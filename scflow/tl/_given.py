@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scflow import _anndata
 from scflow.errors import InputError
 from scflow.tl._task import Task
-from scflow.training import Run
-from scflow.training.stored import PART, Stored, part_of
+from scflow.training import Run, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,11 +49,11 @@ class Given:
         if use_rep is not None:
             return cls(store.cells, None, use_rep, store)
         n = store.cells.n_obs
-        if n <= PART:
+        if n <= stored.PART:
             return cls(store.loaded(), store.layer, None, store)
         if carrying:
             raise InputError(
-                f"{carrying} takes cells in memory; of the {n:,} of {store.name} no more than {PART:,} are loaded. "
+                f"{carrying} takes cells in memory; of the {n:,} of {store.name} no more than {stored.PART:,} are loaded. "
                 "Load them: adata.to_memory() of an AnnData, anndata.read_h5ad(path) of a file."
             )
         return cls(store.cells, store.layer, None, store)
@@ -73,10 +72,10 @@ class Given:
         if not self._streams:
             return task
         assert self.store is not None
-        rows = part_of(run)
+        rows = stored.part_of(run)
         found = _anndata.survey(self.store, rows.numpy(), key_added=key_added, fingerprint=fingerprint)
         facts = {**task.facts, "n_cells_in_memory": len(rows)}
-        return replace(task, data=Stored(task.data, rows, found.part, found.fingerprint), facts=facts)
+        return replace(task, data=stored.Stored(task.data, rows, found.part, found.fingerprint), facts=facts)
 
     def source(self) -> str | None:
         """The layer that the counts come from."""
@@ -89,4 +88,4 @@ class Given:
 
     @property
     def _streams(self) -> bool:
-        return self.store is not None and self.use_rep is None and self.cells.n_obs > PART
+        return self.store is not None and self.use_rep is None and self.cells.n_obs > stored.PART
