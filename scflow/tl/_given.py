@@ -53,8 +53,8 @@ class Given:
             return cls(store.loaded(), store.layer, None, store)
         if carrying:
             raise InputError(
-                f"{carrying} takes cells in memory; of the {n:,} of {store.name} no more than {stored.PART:,} are loaded. "
-                "Load them: adata.to_memory() of an AnnData, anndata.read_h5ad(path) of a file."
+                f"{carrying} takes cells in memory; of the {n:,} of {store.name} no more than {stored.PART:,} are "
+                "loaded. Load them: adata.to_memory() of an AnnData, anndata.read_h5ad(path) of a file."
             )
         return cls(store.cells, store.layer, None, store)
 
