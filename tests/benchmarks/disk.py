@@ -3,7 +3,8 @@
 python tests/benchmarks/disk.py --cells 10000 100000
 
 Cells are simulated, 5 % of counts are not zero, sorted by type in the file: the hardest order to shuffle. Each line is
-a process of its own; `--cells 1000000` takes 0.9 GB of disk.
+a process of its own; `--cells 1000000` takes 0.9 GB of disk. `--shuffle` measures the order alone: the variance of a
+batch's mean of what is sorted along the file, over that of a full shuffle.
 """
 
 # Only the standard library here: on Linux the peak of a child starts at the size of the process that started it.
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.child:
         print(json.dumps({"simulate": simulate, "train": train}[options.child](options)))
+        return
+    if options.shuffle:
+        shuffle(max(options.cells))
         return
     print(HEAD, flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,6 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="of the training (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--folder", type=Path, help="keep the files here, or take those that are there")
+    parser.add_argument("--shuffle", action="store_true", help="measure how random the order is, and no more")
     parser.add_argument("--child", choices=("simulate", "train"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -111,6 +116,36 @@ def counts_of(kind: Any, odds: Any, stored: int, rng: Any) -> Any:
     genes = np.sort(np.argpartition(noisy, -stored, axis=1)[:, -stored:], axis=1).astype(np.int32)
     values = (1 + rng.poisson(1.0, size=genes.size)).astype(np.float32)
     return sparse.csr_matrix((values, genes.ravel(), np.arange(len(kind) + 1) * stored), shape=noisy.shape)
+
+
+def shuffle(n: int) -> None:
+    """Print how far the order is from a full shuffle, by batch and by how many neighbours have to be read together."""
+    from itertools import islice
+
+    import torch
+
+    from scflow.training.stored import Pools
+
+    print(f"{n:,} cells\n{'batch':>6} {'neighbours':>11} {'block':>6} {'pool':>7} {'variance':>9}")
+    for size in (256, 1024, 4096):
+        for grain in (1, 100, 1000):
+            pools = Pools(Idle(n, grain), torch.arange(n), size, torch.Generator().manual_seed(0))
+            means = torch.stack([rows.double().mean() for rows in islice(pools, max(400, 4 * n // size))])
+            full = (n**2 - 1) / 12 / size * (n - size) / (n - 1)
+            print(f"{size:6} {grain:11} {pools.block:6} {pools.size:7} {float(means.var()) / full:9.2f}")
+
+
+class Idle:
+    """A source of which nothing is read, of 100 stored values a cell."""
+
+    device, per_cell = "cpu", 100.0
+
+    def __init__(self, n: int, grain: int) -> None:
+        self.shape, self.grain, self.counts = (n, 1), grain, self
+
+    def ahead(self, pools: Any) -> Any:
+        """The pools as they are."""
+        return pools
 
 
 class Done(Exception):
