@@ -339,10 +339,14 @@ def test_close_to_a_full_shuffle() -> None:
 
     full = variance(Order(torch.arange(n), size, rng()))
     fine = variance(Pools(streamed(n), torch.arange(n), size, rng()))
-    coarse = variance(Pools(streamed(n, grain=1000), torch.arange(n), size, rng()))
+    wide = streamed(n, grain=1000)
+    wide.per_cell = stored.POOL_VALUES / stored.POOL  # no room for a larger pool
+    coarse = variance(Pools(wide, torch.arange(n), size, rng()))
+    roomy = variance(Pools(streamed(n, grain=200), torch.arange(n), size, rng()))
     assert full == pytest.approx(n**2 / 12 / size, rel=0.1)
     assert 1.1 < fine / full < 1.8  # by the formula: 1.5 for blocks of a 512th of a pool
-    assert coarse / full > 3.0  # blocks of a thousand: what larger ones would cost
+    assert coarse / full > 3.0  # blocks of a thousand in pools of 32: what larger ones cost ...
+    assert 1.1 < roomy / full < 1.8  # ... unless pools are larger too
 
 
 def test_memory_is_of_the_pool_and_not_of_the_cells() -> None:

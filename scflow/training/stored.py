@@ -25,7 +25,7 @@ PART = 50_000
 POOL = 32_768
 """Cells that are shuffled together, at the least ..."""
 POOL_BATCHES = 16
-"""... and so many batches of them ..."""
+"""... and so many batches of them, more where only large blocks can be read ..."""
 POOL_VALUES = 1 << 25
 """... but no more stored values than these: 268 MB, twice, since one pool is read while another is used."""
 PIECE = 16_384
@@ -220,7 +220,8 @@ class Pools:
     def __init__(self, cells: Streamed, rows: Tensor, batch_size: int, rng: torch.Generator) -> None:
         self.cells, self.rows, self.rng = cells, rows.cpu().sort().values, rng
         n, size = len(rows), min(batch_size, len(rows))
-        most = int(min(max(POOL, POOL_BATCHES * size), POOL_VALUES / cells.per_cell))
+        wanted = max(POOL, POOL_BATCHES * size, 2 * size * min(cells.counts.grain, _MOST))
+        most = int(min(wanted, POOL_VALUES / cells.per_cell))
         n_pools = max(1, round(n / max(most, size)))
         self.batch_size, self.size = size, max(1, -(-n // (n_pools * size))) * size
         fine = self.size // (2 * size)

@@ -11,6 +11,7 @@ batch's mean of what is sorted along the file, over that of a full shuffle.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -128,7 +129,7 @@ def shuffle(n: int) -> None:
 
     print(f"{n:,} cells\n{'batch':>6} {'neighbours':>11} {'block':>6} {'pool':>7} {'variance':>9}")
     for size in (256, 1024, 4096):
-        for grain in (1, 100, 1000):
+        for grain in (1, 100, 1000):  # of a plain HDF5 file; of a compressed one; of Dask chunks
             pools = Pools(Idle(n, grain), torch.arange(n), size, torch.Generator().manual_seed(0))
             means = torch.stack([rows.double().mean() for rows in islice(pools, max(400, 4 * n // size))])
             full = (n**2 - 1) / 12 / size * (n - size) / (n - 1)
@@ -179,7 +180,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             raise Done
 
     loop._stepped = stepped
-    try:
+    with contextlib.suppress(Done):
         scflow.tl.train(
             anndata.read_h5ad(options.file) if cells is None else cells,
             condition="type",
@@ -192,8 +193,6 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             precision="float32",
             progress=False,
         )
-    except Done:
-        pass
     speeds = sorted(row["cells_per_second"] for row in rows[len(rows) // 3 :])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
