@@ -19,6 +19,7 @@ from scipy import sparse
 
 import scflow
 from scflow import _anndata
+from scflow.__main__ import main
 from scflow._anndata import _survey
 from scflow._anndata._matrices import Joined, Lazy, Matrix, matrix_of
 from scflow.codecs import Counts
@@ -472,12 +473,36 @@ def test_a_streamed_run_goes_on_bit_for_bit(folder: Path, tmp_path: Path, stream
         scflow.tl.train(other, **settings, checkpoint=run, resume=True)
 
 
+def test_an_interrupt_keeps_the_flow_and_no_thread(
+    folder: Path, streaming: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(row: Any) -> None:
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    settings = {**QUICK, "space": "genes", "progress": True}
+    flow = scflow.tl.train(folder / "all.h5ad", **settings, callbacks=[stop])
+    assert flow.provenance["interrupted"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("scflow-read")]
+    assert "240 cells, 128 of them in memory, 30 genes in genes space" in capsys.readouterr().out
+
+
+def test_from_the_shell(folder: Path, tmp_path: Path, from_memory: Flow, quick: None) -> None:
+    out = tmp_path / "flow.safetensors"
+    given = ["--condition", "cell_type", "--steps", "30", "--batch-size", "32", "--no-progress"]
+    assert main(["train", str(folder / "all.zarr"), "--out", str(out), *given]) == 0
+    assert torch.equal(weights(Flow.load(out)), weights(from_memory))
+    assert main(["train", str(folder / "all.zarr"), "--out", str(tmp_path / "c.h5ad"), *given]) == 1
+
+
 def test_an_embedding_of_a_file(cells: AnnData, tmp_path: Path) -> None:
     made = cells.copy()
     made.obsm["X_two"] = np.random.default_rng(0).normal(size=(N, 2)).astype(np.float32)
     made.write_h5ad(tmp_path / "e.h5ad")
     flow = scflow.tl.train(tmp_path / "e.h5ad", **QUICK, use_rep="X_two")
     assert torch.equal(weights(flow), weights(scflow.tl.train(made, **QUICK, use_rep="X_two")))
+    with pytest.raises(InputError, match=r"'e.h5ad' has no embedding 'X_too'.* 'X_two'"):
+        scflow.tl.train(tmp_path / "e.h5ad", **QUICK, use_rep="X_too")
 
 
 # What cannot be
@@ -497,6 +522,7 @@ def test_what_cannot_be_read(cells: AnnData, folder: Path, tmp_path: Path) -> No
         ([cells, 3], r"adata\[1\] is a int; expected a path, or an AnnData"),
         ([cells, fewer], r"adata\[1\] has other genes than adata\[0\]: it lacks 10 \("),
         ([cells, other], r"in another order \(gene 0 is '.*', not '.*'\).*concat_on_disk"),
+        (AnnCollection([cells, cells], index_unique="-")[:50], r"adata is a view of an AnnCollection"),
         (AnnCollection([cells, cells], convert=lambda x: x), r"that converts its values. Make it without convert="),
     ):
         with pytest.raises(InputError, match=said):

@@ -115,7 +115,7 @@ def _any(cells: Any, use_rep: str | None, name: str) -> Store | None:
         return _of_path(Path(cells).expanduser(), use_rep)
     if isinstance(cells, AnnData):
         return _of_anndata(cells, use_rep, name)
-    if type(cells).__name__ == "AnnCollection":
+    if type(cells).__name__ in ("AnnCollection", "AnnCollectionView"):
         return _of_collection(cells, use_rep, name)
     if isinstance(cells, (list, tuple)):
         return _joined(cells, use_rep, name)
@@ -137,7 +137,12 @@ def _of_path(path: Path, use_rep: str | None) -> Store:
         raise InputError(f"{str(path)!r} has no {listed(missing)}. Expected what adata.write writes.")
     obs, var = read_elem(root["obs"]), read_elem(root["var"])
     uns = read_elem(root["uns"]) if "uns" in root else {}
-    embeddings = {use_rep: read_elem(root["obsm"][use_rep])} if use_rep and use_rep in root.get("obsm", {}) else {}
+    embeddings = {}
+    if use_rep is not None:
+        known = list(root.get("obsm", {}))
+        if use_rep not in known:
+            raise InputError(f"{name} has no embedding {use_rep!r}.{nearest(use_rep, known)} Embeddings{named(known)}.")
+        embeddings = {use_rep: read_elem(root["obsm"][use_rep])}
     values: dict[str | None, Any] = {key: root["layers"][key] for key in root.get("layers", {})}
     if "X" in root:
         values[None] = root["X"]
@@ -180,10 +185,10 @@ def _of_anndata(adata: AnnData, use_rep: str | None, name: str) -> Store:
 
 def _of_collection(collection: Any, use_rep: str | None, name: str) -> Store:
     """An AnnCollection: its AnnDatas one under another, with the annotations that it has of its own."""
+    if type(collection).__name__ == "AnnCollectionView":
+        raise InputError(f"{name} is a view of an AnnCollection. Give all of it, or load it: {name}.to_adata().")
     if getattr(collection, "convert", None) is not None:
         raise InputError(f"{name} is an AnnCollection that converts its values. Make it without convert=.")
-    if not hasattr(collection, "adatas"):
-        raise InputError(f"{name} is a view of an AnnCollection. Give all of it, or load it: {name}.to_adata().")
     store = _joined(collection.adatas, use_rep, name)
     for column in getattr(collection.obs, "columns", []):
         store.cells.obs[column] = collection.obs[column].array
