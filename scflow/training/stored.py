@@ -132,7 +132,8 @@ class Streamed:
     def states(self, codec: Codec, condition: Tensor | None) -> States:
         """Where a batch's states come from; a codec that summarises sees every cell once, and no file is read after."""
         if codec.summarizes:
-            return Summarized(_Passing(self.counts, self.device), codec, condition)
+            most = max(1, int(min(PIECE, POOL_VALUES / self.per_cell)))
+            return Summarized(_Passing(self.counts, self.device, most), codec, condition)
         return Encoded(self, codec, condition)
 
     def order(self, rows: Tensor, batch_size: int, rng: torch.Generator) -> Pools:
@@ -146,9 +147,10 @@ class Streamed:
             pool = next(pools)
             reading = self._thread.submit(self._read, pool.rows)
             for upcoming in pools:
-                counts = reading.result()
+                # The pool before goes first, so that there are never three.
+                self.pool = None
+                self.pool = _Held(pool.rows.sort().values.to(self.device), Cells(reading.result(), self.device))
                 reading = self._thread.submit(self._read, upcoming.rows)
-                self.pool = _Held(pool.rows.sort().values.to(self.device), Cells(counts, self.device))
                 yield pool
                 pool = upcoming
         finally:
@@ -179,8 +181,8 @@ class _Held:
 class _Passing:
     """All cells in order, a piece at a time: for whoever asks for ascending rows once."""
 
-    def __init__(self, counts: Elsewhere, device: torch.device) -> None:
-        self.counts, self.device = counts, device
+    def __init__(self, counts: Elsewhere, device: torch.device, most: int) -> None:
+        self.counts, self.device, self.most = counts, device, most
         self.first = 0
         self.cells: Cells | None = None
 
@@ -191,7 +193,7 @@ class _Passing:
         """The given cells' counts, float32 ``[len(rows), n_genes]``."""
         first, last = int(rows[0]), int(rows[-1])
         if self.cells is None or first < self.first or last >= self.first + len(self.cells):
-            stop = min(len(self), max(last + 1, first + PIECE))
+            stop = min(len(self), max(last + 1, first + self.most))
             self.first, self.cells = first, Cells(self.counts.read(np.arange(first, stop)), self.device)
         return self.cells.dense(rows - self.first)
 
