@@ -447,7 +447,7 @@ def test_pictures_take_what_the_verbs_write(grown: tuple[AnnData, scflow.flow.Fl
     first = at(adata, 0.0)
     scflow.tl.transport(first, flow, to=3.0, progress=False)
     axes = scflow.pl.transport(first, at(adata, 3.0))
-    assert [ax.get_title().partition("\n")[0] for ax in axes] == ["before: day: '0'", "after: day: 3", "real: day: 3"]
+    assert [ax.get_title().partition("\n")[0] for ax in axes] == ["before: day: 0", "after: day: 3", "real: day: 3"]
     plt.close("all")
 
 
@@ -495,6 +495,8 @@ WRONG = [
     ({}, {"coupling": "optimal"}, r"coupling='optimal' pairs batches of equal size"),
     ({}, {"watch": 1}, r"with course= there is none"),
     ({}, {"group": "day"}, r"group names 'day'"),
+    ({}, {"validation": "groups"}, r"validation='groups' and course= exclude each other"),
+    ({}, {"batch_size": 500}, r"batch_size=500 is more than the 400 cells after the first time point"),
     ({"g": np.where(DAY == 1, "x", "y")}, {"group": "g"}, r"2 times cells of a group of 'g' .*'x at 1: 200 cells'"),
 ]
 
@@ -543,7 +545,7 @@ def test_days_that_cannot_be_asked_for(balanced: tuple[AnnData, scflow.flow.Flow
             r"condition=.* is for cells that are drawn from noise",
         ),
         (lambda: tl.encode(adata, flow), r"cells have no code under it.*without course="),
-        (lambda: tl.log_prob(adata, flow), r"density is not known"),
+        (lambda: tl.log_prob(adata, flow), r"density is not known.*without source= and course="),
         (lambda: tl.interpolate(flow, at(adata, 0.0), at(adata, 4.0)), r"through the times of obs\['day'\]"),
         (lambda: tl.reflow(flow), r"reflow works on pairs of noise"),
         (lambda: tl.distill(flow), r"distill works on pairs of noise"),

@@ -33,6 +33,7 @@ __all__ = [
     "check_day",
     "coupling_of",
     "course_of",
+    "in_words",
     "not_a_course",
     "real_times",
     "split_points",
@@ -50,6 +51,7 @@ _WHY = {
     "target": "a course goes through all of its time points",
     "path": "cells go along straight lines from one time point to the next",
     "noise": "the flow starts from cells",
+    "validation": "groups are held out of populations that are carried; here cells of each time point are",
 }
 
 
@@ -276,7 +278,7 @@ class Trip:
         """What carried the cells, for `.uns`."""
         p, column = self.flow.provenance, self.course.column
         named = {name: p[name] for name in ("space", "use_rep") if name in p}
-        source = f"{column}: {listed([f'{t:g}' for t in np.unique(self.times)])}"
+        source = f"{column}: {in_words(np.unique(self.times))}"
         return {**named, "course": column, "source": source, "target": f"{column}: {target}"}
 
 
@@ -285,6 +287,12 @@ def _codes(adata: AnnData, course: Course, name: str) -> NDArray[np.int64]:
     codes, names = grouped(adata, course.group, name=name)
     known: Mapping[str, int] = {group: i for i, group in enumerate(course.groups)}
     return np.array([known.get(group, -1) for group in names], dtype=np.int64)[codes]
+
+
+def in_words(times: Sequence[float] | NDArray[np.float64], most: int = 5) -> str:
+    """Up to `most` times, and how many more there are."""
+    rest = len(times) - most
+    return ", ".join(f"{t:g}" for t in times[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def not_a_course(name: str, value: Any) -> InputError:
