@@ -431,6 +431,10 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     whole = scflow.tl.train(crossing(), **{**options, "checkpoint": None})
     scflow.tl.train(crossing(), **options)
     again = scflow.tl.train(crossing(), **options, resume=True)
+    other = crossing()
+    other.obs["day"] = other.obs["day"].to_numpy()[::-1]
+    with pytest.raises(InputError, match="time points of the cells are other ones than those the run was started on"):
+        scflow.tl.train(other, **options, resume=True)
     for name, weight in whole.field.state_dict().items():
         assert weight.equal(again.field.state_dict()[name]), name
 

@@ -89,6 +89,15 @@ class Task:
         return cls(data, conditions, encoded, split(adata.n_obs, fraction, size, seed, device))
 
     @property
+    def belonging(self) -> dict[str, Tensor]:
+        """Which cells belong to which population, time point and group, by name, for those that go on with a run."""
+        if self.stages is not None:
+            return {"time points of the cells": self.stages.point, "groups of the cells": self.stages.group}
+        if self.roles is not None:
+            return {"source cells": self.roles.source, "groups of the cells": self.roles.group}
+        return {}
+
+    @property
     def n_intervals(self) -> int:
         """How many intervals a batch is dealt to: those of a course, or one."""
         return 1 if self.stages is None else self.stages.n_points - 1

@@ -15,7 +15,7 @@ from scflow.errors import InputError
 from scflow.flow import Flow, Watch
 from scflow.flow._coursing import learn_course
 from scflow.flow._fields import check_field, chosen_field, state_dim
-from scflow.flow._identity import identity
+from scflow.flow._identity import described, identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.flow._sourcing import learn_carrying
 from scflow.tl._course import check_alone, coupling_of
@@ -244,6 +244,7 @@ def train(
         genes = [] if use_rep else [str(name) for name in adata.var_names]
         prepared |= task.facts
         of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
+        of["data"] |= described(task.belonging)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
     warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
