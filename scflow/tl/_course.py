@@ -131,9 +131,9 @@ def real_times(adata: AnnData, column: str, *, name: str = "adata") -> NDArray[n
     values = _anndata.obs_column(adata, column, name=name)
     if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
         raise InputError(
-            f"obs[{column!r}] holds {values.dtype} such as {values.iloc[0]!r}, and not numbers: how far apart time "
-            f"points are has to be known. Make them numbers: {name}.obs[{column!r}] = "
-            f"{name}.obs[{column!r}].astype(float)."
+            f"obs[{column!r}] holds {values.dtype} such as {str(values.iloc[0])!r}, and not numbers: how far apart "
+            f"time points are has to be known. Make them numbers: {name}.obs[{column!r}] = "
+            f"{name}.obs[{column!r}]{_into_numbers(values)}."
         )
     times = values.to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(times))
@@ -143,6 +143,17 @@ def real_times(adata: AnnData, column: str, *, name: str = "adata") -> NDArray[n
             f"{str(adata.obs_names[wrong[0]])!r}). Drop them."
         )
     return times
+
+
+def _into_numbers(values: pd.Series[Any]) -> str:
+    """What makes numbers of labels: of "3" or of "day 3"; a table where there is none in them."""
+    labels = pd.Series(pd.unique(values.astype(str)))
+    if pd.to_numeric(labels, errors="coerce").notna().all():
+        return ".astype(float)"
+    if labels.str.contains(r"\d").all():
+        return r".astype(str).str.extract(r'(\d+\.?\d*)', expand=False).astype(float)"
+    first, second = [*labels[:2].tolist(), "..."][:2]
+    return f".astype(str).map({{{first!r}: 0.0, {second!r}: 1.0}})"
 
 
 def _check_groups(course: Course, point: NDArray[Any], codes: NDArray[np.int64]) -> None:
