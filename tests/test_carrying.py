@@ -452,6 +452,7 @@ def test_a_field_that_learnt_nothing_moves_all_cells_alike() -> None:
         ({"source": {"drug": "ctrl"}, "noise": "gaussian"}, "noise='gaussian' and source= exclude each other"),
         ({"source": {"drug": "ctrl"}, "watch": 5}, "watch=5 draws cells from noise"),
         ({"source": {"name": ["c0", "c1"]}}, "The source population has 2 cells"),
+        ({"source": {"name": [f"c{i}" for i in range(19)]}}, "The source population has 19 cells.* at least 20"),
     ],
 )
 def test_training_says_what_is_wrong(options: dict[str, Any], message: str) -> None:

@@ -555,6 +555,8 @@ def test_a_group_that_ends_is_warned_of_and_has_no_descendants() -> None:
     assert first.obs["scflow_growth"].mean() == pytest.approx(4 / 3, rel=0.05)
     new = scflow.tl.generate(flow, 300, at=0.5, adata=adata, progress=False)
     assert set(new.obs["g"]) == {"there"}
+    with pytest.raises(InputError, match=r"cells that scflow.tl.generate drew.*scflow.pl.umap\(real, generated\)"):
+        scflow.pl.transport(new, adata)
 
 
 def test_days_that_cannot_be_asked_for(balanced: tuple[AnnData, scflow.flow.Flow]) -> None:
