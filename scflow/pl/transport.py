@@ -133,8 +133,8 @@ def _check(carried: AnnData, slot: _keys.Slots, basis: str | None) -> None:
     facts = carried.uns.get(slot.flow)
     if isinstance(facts, Mapping) and "at" in facts.get("provenance", {}):
         raise InputError(
-            "carried holds cells that scflow.tl.generate drew: several have one ancestor, and what that one expressed is "
-            "not kept. Show them beside real ones, scflow.pl.umap(real, generated), or carry cells: "
+            "carried holds cells that scflow.tl.generate drew: several have one ancestor, and what that one expressed "
+            "is not kept. Show them beside real ones, scflow.pl.umap(real, generated), or carry cells: "
             "scflow.tl.transport(adata, flow, to=...)."
         )
     if basis is not None and basis not in _BASES:
