@@ -385,6 +385,13 @@ def test_what_the_function_refuses(options: list[str], message: str, refused: Ca
     assert not out.exists()
 
 
+def test_cells_are_carried_to_one_value(refused: Callable[..., str], folder: Path) -> None:
+    out, asked = folder / "never.h5ad", ["--target", "drug=A", "drug=B"]
+    said = refused("transport", folder / "train.h5ad", "--out", out, *asked)
+    assert "--target has 2 values of 'drug' ('A', 'B'), and cells are carried to one" in said
+    assert not out.exists()
+
+
 def test_a_number_of_cells_is_needed(refused: Callable[..., str], folder: Path) -> None:
     out, flow = folder / "never.h5ad", folder / "flow.safetensors"
     assert "Give it, such as --n-obs 1000" in refused("generate", flow, "--out", out)

@@ -79,6 +79,12 @@ def transport(options: argparse.Namespace) -> None:
     target = check_output(options.out, _CELLS, overwrite=options.overwrite)
     path = None if options.flow is None else check_input(options.flow, _FLOW, _CELLS)
     asked = _values(options.target, "--target")
+    for column, values in (asked or {}).items():
+        if len(values) > 1:
+            raise InputError(
+                f"--target has {len(values)} values of {column!r} ({listed(values)}), and cells are carried to one. "
+                "Give one, and call again for another."
+            )
     alone = None if asked is None else {column: values[0] for column, values in asked.items()}
     given = for_verb(options) | {"target": alone, "guidance": _guidance(options.guidance)}
     from scflow.tl import transport as verb

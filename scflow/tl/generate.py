@@ -62,13 +62,13 @@ def generate(
         What they are conditioned on. ``None`` draws conditions as they are in the training cells, in the same shares.
         A mapping such as ``{"cell_type": "Dendritic"}`` holds for all cells (or has a list, one entry a cell); what is
         not named is drawn as it occurs with what is. A list, Series (one condition) or DataFrame has one row a cell.
+        After :func:`scflow.pp.embed` any combination of known parts can be asked for, with a warning where it is new.
     at
         A time within the course, for a flow through a time course: cells of that time are drawn. Ancestors are drawn
         among the cells of `adata` at the latest time point before, as often as they have descendants, and are carried
         there. More cells than there are ancestors are not new ones each: some come from the same cell.
     adata
         Cells of the course, which the flow does not hold; by default `flow_or_adata` itself, where that is an AnnData.
-        After :func:`scflow.pp.embed` any combination of known parts can be asked for, with a warning where it is new.
     guidance
         1 draws from the learnt law; above 1 states are pushed away from those without the condition. In count space,
         whose decoder knows the condition as well, cells were not more typical for it (docs/benchmarks.md). A mapping
