@@ -134,7 +134,7 @@ def _matrices(cells: AnnData) -> Iterator[tuple[tuple[str, ...], sparse.csr_matr
 
 
 def _narrow(held: Any) -> None:
-    """Where rows of a sparse matrix begin, as small numbers where they fit: not every reader takes two kinds at once."""
+    """Where rows begin, as 32 bits where they fit, as in memory: scikit-learn refuses others in places."""
     from anndata.io import write_elem
 
     if "indptr" not in getattr(held, "keys", tuple)():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from scflow.matching.objective import Velocity
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["TILE", "Drawn", "Sampling", "along", "blocks", "decoded", "draw", "generator"]
+__all__ = ["TILE", "Drawn", "Sampling", "along", "blocks", "decoded", "draw", "generator", "joined"]
 
 TILE = 256
 """Cells whose random numbers come from one generator. On a CPU a tile is also computed as one, always whole, so that
@@ -97,15 +97,28 @@ class Drawn:
     condition: Tensor | None
     evaluations: float = 0.0
 
+    def bare(self) -> Drawn:
+        """What is small of the cells: no counts, and states of no width."""
+        return replace(self, counts=None, state=self.state[:, :0].copy(), noise=self.noise[:, :0].copy())
+
 
 def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Drawn:
     """Draw cells, one for each row of `condition`."""
-    parts = list(blocks(flow, n, condition, sampling))
+    return joined(list(blocks(flow, n, condition, sampling)))
+
+
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """The cells of all parts, in order."""
     counts = [part.counts for part in parts if part.counts is not None]
-    drawn: sparse.csr_matrix | None = sparse.vstack(counts, format="csr") if counts else None
-    states, starts = np.concatenate([part.state for part in parts]), np.concatenate([part.noise for part in parts])
-    evaluations = sum(part.evaluations * len(part.state) for part in parts) / n
-    return Drawn(drawn, states, starts, condition, evaluations)
+    told = [part.condition for part in parts if part.condition is not None]
+    sizes = [len(part.state) for part in parts]
+    return Drawn(
+        sparse.csr_matrix(sparse.vstack(counts, format="csr")) if counts else None,
+        np.concatenate([part.state for part in parts]),
+        np.concatenate([part.noise for part in parts]),
+        torch.cat(told) if told else None,
+        sum(part.evaluations * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes),
+    )
 
 
 def blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Iterator[Drawn]:

@@ -13,6 +13,7 @@ import pandas as pd
 from scflow import _anndata, _file
 from scflow.errors import InputError
 from scflow.flow import CALIBRATIONS, Drawn, Flow, Sampling
+from scflow.flow._sampling import joined
 from scflow.matching import guidance as guiding
 from scflow.matching import paths, solvers
 from scflow.matching.names import PATHS, SOLVERS, chosen, named
@@ -227,15 +228,13 @@ def _cells(flow: Flow, drawn: Drawn, request: Any, facts: Mapping[str, Any]) -> 
     )
 
 
-def _in_blocks(
-    flow: Flow, blocks: Iterable[Drawn], request: Any, facts: Mapping[str, Any], target: Path
-) -> Path:
+def _in_blocks(flow: Flow, blocks: Iterable[Drawn], request: Any, facts: Mapping[str, Any], target: Path) -> Path:
     """Drawn cells in a file, each block before the next is drawn."""
     told: list[Drawn] = []
     with _anndata.growing(target) as file:
         for block in blocks:
             file.append(_cells(flow, replace(block, condition=None), request, facts))
-            told.append(block.without_cells())
+            told.append(block.bare())
         file.finish(_cells(flow, joined(told), request, facts))
     return target
 
