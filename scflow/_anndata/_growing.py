@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -81,24 +80,27 @@ class Growing:
 
     def _begin(self, cells: AnnData) -> None:
         """Everything without rows."""
-        from anndata import AnnData
         from anndata.io import write_elem
 
-        nobody = pd.DataFrame(index=pd.Index([], dtype="object"))
-        write_elem(self._store, "/", AnnData(obs=nobody, var=cells.var), dataset_kwargs=self._compressed)
         self._store.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        write_elem(self._store, "var", cells.var, dataset_kwargs=self._compressed)
+        for group in ("layers", "obsm", "obsp", "varm", "varp"):
+            write_elem(self._store, group, {})
         for place, values in _matrices(cells):
-            kwargs = self._sparse() if sparse.issparse(values) else self._dense(values.shape[1])
-            write_elem(self._at(place[:-1]), place[-1], values[:0], dataset_kwargs=kwargs | self._compressed)
+            write_elem(self._at(place[:-1]), place[-1], values[:0], dataset_kwargs=self._kwargs(values))
             self._places.append(place)
 
-    def _sparse(self) -> dict[str, Any]:
-        # More than 2**31 numbers may come.
-        return {"chunks": (_IN_H5AD if self._is_h5 else _IN_ZARR,), "indptr_dtype": np.int64}
-
-    def _dense(self, width: int) -> dict[str, Any]:
-        rows = max(1, (_IN_H5AD if self._is_h5 else _IN_ZARR) // width)
-        return {"chunks": (rows, width)} | ({"maxshape": (None, width)} if self._is_h5 else {})
+    def _kwargs(self, values: Any) -> dict[str, Any]:
+        """How a matrix is stored that is to grow."""
+        numbers = _IN_H5AD if self._is_h5 else _IN_ZARR
+        # A shard of zarr would be rewritten as a whole for every piece.
+        common = self._compressed if self._is_h5 else {"shards": None}
+        if sparse.issparse(values):
+            # There may be more than 2**31 numbers in the end.
+            return {**common, "chunks": (numbers,), "indptr_dtype": np.int64}
+        width = values.shape[1]
+        grows = {"maxshape": (None, width)} if self._is_h5 else {}
+        return {**common, **grows, "chunks": (max(1, numbers // width), width)}
 
     def _at(self, place: tuple[str, ...]) -> Any:
         found = self._store
