@@ -70,13 +70,10 @@ def beside(target: Path) -> Iterator[Path]:
         if target.is_dir():
             # A folder is not replaced in one step, unless it is empty.
             target.replace(old)
-        try:
-            made.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
+        made.replace(target)
     finally:
+        if old.exists() and not target.exists():
+            old.replace(target)
         for path in (made, old):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from conftest import Exact
 from scipy import sparse
 
 import scflow
+from scflow import _file
 from scflow._anndata import growing
 from scflow.errors import FileError, InputError
 from scflow.flow import Flow, _balance
@@ -188,6 +190,23 @@ def test_rows_may_begin_beyond_32_bits(tmp_path: Path, ending: str) -> None:
 # ---- memory
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.usefixtures("small_blocks")
+def test_a_block_is_gone_before_the_next_is_written(
+    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    append, seen, there = scflow._anndata.Growing.append, [], []
+
+    def noted(self: Any, cells: AnnData) -> None:
+        append(self, cells)
+        seen.append(weakref.ref(cells.X))
+        there.append((cells.n_obs, sum(matrix() is not None for matrix in seen)))
+
+    monkeypatch.setattr(scflow._anndata.Growing, "append", noted)
+    scflow.tl.generate(flow, 1000, out=tmp_path / f"new.{ending}", **QUICK)
+    assert there == [(256, 1), (256, 1), (256, 1), (232, 1)]
+
+
 def peak(flow: Flow, n: int, out: Path | None) -> int:
     """The most that numpy and Python held at once, in bytes."""
     gc.collect()
@@ -212,7 +231,6 @@ def test_memory_does_not_grow_with_the_matrices(
     each, each_kept = ((b - a) / (many - few) for a, b in (found, kept))
     cells = read(tmp_path / f"{many}.{ending}")
     matrices = (cells.X.nnz + cells.layers["counts"].nnz) * 8 + sum(x.nbytes for x in cells.obsm.values())
-    print(each, each_kept, matrices / many)
     assert each_kept > matrices / many
     assert each < 0.5 * matrices / many
 
@@ -255,6 +273,16 @@ def test_what_is_there_is_replaced_only_where_that_is_asked_for(flow: Flow, tmp_
     scflow.tl.generate(flow, 30, out=path, overwrite=True, **QUICK)
     assert read(path).n_obs == 30
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_was_there_stays_where_the_last_step_fails(tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"old.{ending}"
+    AnnData(np.eye(2)).write_zarr(target) if ending == "zarr" else target.write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileNotFoundError), _file.beside(target):
+        pass  # nothing is written, and there is nothing to rename
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_wrong_paths_are_refused_before_any_work(flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ SPACES = ("counts", "genes", "quantile", "pca")
 TIMES_CSR, PLUS = 3, 10**9
 """The bound: three times the CSR matrix and 1 GB, for the whole process."""
 IMPORT_SECONDS = 0.1
-A_CELL, A_RUN = 300, 50 * 10**6
+A_CELL, A_RUN = 300, 10**8
 """What ten times as many cells may add to the peak when they are written to a file: bytes a cell, for its name and
-conditions, and what two runs differ by."""
+conditions, and what the allocator keeps in one run and not in another."""
 SEED = 0
 
 
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40, help="training steps (%(default)s)")
     parser.add_argument("--spaces", nargs="*", default=list(SPACES), help="spaces to train in (all)")
     parser.add_argument(
-        "--drawn", type=int, default=30_000, help="cells to generate into a file; 0: none (%(default)s)"
+        "--drawn", type=int, default=40_000, help="cells to generate into a file; 0: none (%(default)s)"
     )
     parser.add_argument("--cells-file", type=Path, help="keep the simulated cells here, or take those that are there")
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
@@ -160,7 +160,7 @@ def flow(options: argparse.Namespace) -> int:
     """Save a flow that was trained on few cells."""
     import scflow
 
-    adata = scflow.datasets.simulate(1000, options.genes, library_size=0.06 * options.genes, seed=SEED)
+    adata = scflow.datasets.simulate(1000, options.genes, library_size=max(50, 0.06 * options.genes), seed=SEED)
     made = scflow.tl.train(adata, condition="cell_type", steps=options.steps, seed=SEED, device="cpu", progress=False)
     made.save(options.cells_file)
     print(json.dumps({}))
