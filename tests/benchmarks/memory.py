@@ -21,7 +21,7 @@ SPACES = ("counts", "genes", "quantile", "pca")
 TIMES_CSR, PLUS = 3, 10**9
 """The bound: three times the CSR matrix and 1 GB, for the whole process."""
 IMPORT_SECONDS = 0.1
-A_CELL, A_RUN = 300, 10**8
+A_CELL, A_RUN = 300, 150 * 10**6
 """What ten times as many cells may add to the peak when they are written to a file: bytes a cell, for its name and
 conditions, and what the allocator keeps in one run and not in another."""
 SEED = 0
