@@ -223,8 +223,8 @@ def peak(flow: Flow, n: int, out: Path | None) -> int:
 def test_memory_does_not_grow_with_the_matrices(
     flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    monkeypatch.setattr("scflow._anndata._growing._IN_ZARR", 10_000)
-    few, many = 512, 2560
+    monkeypatch.setattr("scflow._anndata._growing._IN_ZARR", 50_000)
+    few, many = 512, 1792
     peak(flow, 300, tmp_path / f"first.{ending}")  # modules are loaded
     found = [peak(flow, n, tmp_path / f"{n}.{ending}") for n in (few, many)]
     kept = [peak(flow, n, None) for n in (few, many)]
