@@ -7,6 +7,7 @@ from scflow._anndata._carried import cells_at, rows_in_time, write_carried, writ
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._embedded import read_parts, write_parts
+from scflow._anndata._growing import Growing, growing
 from scflow._anndata._joined import Matrices, joined, read_units
 from scflow._anndata._results import (
     Preprocessing,
@@ -22,11 +23,13 @@ from scflow._anndata._results import (
 from scflow._anndata._scores import read_scores
 
 __all__ = [
+    "Growing",
     "Matrices",
     "Preprocessing",
     "cells_at",
     "checked",
     "counts_layer",
+    "growing",
     "joined",
     "match_genes",
     "new_cells",
