@@ -398,6 +398,7 @@ def test_memory_runs(script: Callable[[str], ModuleType], capsys: pytest.Capture
     assert re.search(r"PASS: space='counts' peaks at [\d,]+ MB", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_memory_of_cells_in_a_file_runs(
     script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
 ) -> None:
