@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m scflow demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scflow.errors import FileError
+from scflow.errors import FileError, listed
 
-__all__ = ["read", "write", "write_bytes"]
+__all__ = ["beside", "checked_target", "is_zarr", "read", "write", "write_bytes"]
 
 
 def write(target: Path, kind: str, config: str, tensors: Mapping[str, Any]) -> None:
@@ -54,6 +56,61 @@ def write_bytes(target: Path, content: bytes) -> None:
     finally:
         if written is not None and os.path.exists(written):
             os.unlink(written)
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file or a folder to: it is renamed at the end, or removed where that fails.
+
+    What was at `target` is there until then.
+    """
+    made, old = (target.with_name(f".{target.name}.{os.getpid()}{end}{target.suffix}") for end in ("", ".old"))
+    try:
+        yield made
+        if target.is_dir():
+            # A folder is not replaced in one step, unless it is empty.
+            target.replace(old)
+        made.replace(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.replace(target)
+        for path in (made, old):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def checked_target(path: str | os.PathLike[str], suffixes: Sequence[str], *, overwrite: bool) -> Path:
+    """Where a file, or a zarr store in a folder, is to be written, once it is known that it can be.
+
+    Raises
+    ------
+    FileError
+        Where it ends otherwise, is there and `overwrite` is False or it is something else, or its folder is not there
+        or cannot be written to.
+    """
+    target = Path(path).expanduser()
+    if target.suffix not in suffixes:
+        raise FileError(f"'{target}' ends in {target.suffix!r}; expected a path that ends in {listed(suffixes)}.")
+    if target.is_dir() and not is_zarr(target):
+        raise FileError(f"Cannot write to '{target}': it is a folder. Give another path.")
+    if target.exists() and not overwrite:
+        raise FileError(f"'{target}' exists. Replace it with overwrite=True, or give another path.")
+    if not target.parent.is_dir():
+        raise FileError(f"Cannot write to '{target}': there is no folder '{target.parent}'. Make it first.")
+    try:
+        # Permissions alone do not tell: file systems are read-only, and disks full.
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise FileError(f"Cannot write to '{target}': {error.strerror or error}. Give another path.") from None
+    return target
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr store of this ending, which may be replaced as a file may."""
+    return path.suffix == ".zarr" and any((path / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
 def read(target: Path, kind: str, what: str, check: Callable[[str], object]) -> tuple[str, dict[str, Any]]:

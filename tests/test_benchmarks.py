@@ -393,8 +393,19 @@ def test_speed_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureF
 def test_memory_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("resource", reason="the peak size of a process is measured by the resource module")
     arguments = ["--cells", "500", "--genes", "500", "--steps", "2", "--spaces", "counts", "--check"]
+    arguments += ["--drawn", "0"]
     assert script("memory").main(arguments) == 0
     assert re.search(r"PASS: space='counts' peaks at [\d,]+ MB", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_memory_of_cells_in_a_file_runs(
+    script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("resource", reason="the peak size of a process is measured by the resource module")
+    assert script("memory").main(["--genes", "100", "--steps", "2", "--spaces", "--drawn", "600", "--check"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"PASS: generating 600 cells x 100 genes into a file peaks at [\d,]+ MB", printed)
 
 
 def test_fields_are_given_the_steps_that_fill_their_time(script: Callable[[str], ModuleType]) -> None:

@@ -452,6 +452,7 @@ def test_a_field_that_learnt_nothing_moves_all_cells_alike() -> None:
         ({"source": {"drug": "ctrl"}, "noise": "gaussian"}, "noise='gaussian' and source= exclude each other"),
         ({"source": {"drug": "ctrl"}, "watch": 5}, "watch=5 draws cells from noise"),
         ({"source": {"name": ["c0", "c1"]}}, "The source population has 2 cells"),
+        ({"source": {"name": [f"c{i}" for i in range(19)]}}, "The source population has 19 cells.* at least 20"),
     ],
 )
 def test_training_says_what_is_wrong(options: dict[str, Any], message: str) -> None:
@@ -466,7 +467,8 @@ def test_training_says_what_is_wrong(options: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"several values of 'drug' \(all others\). Say to which: target="),
+        ({}, r"several values of 'drug' \('right', 'up'\). Say to which: target={'drug': 'right'}"),
+        ({"target": {"drug": ["up"] * 239 + [None]}}, r"no value of 'drug' for 1 of 240 cells \(first: 'c\d+'\)"),
         ({"target": {"drug": "down"}}, "unknown categories.*'down'"),
         ({"target": {"group": "a"}}, "target names 'group'; this flow carries cells to values of 'drug'"),
         ({"target": {"drug": ["up", "right"]}}, "target has 2 values of 'drug' for 240 cells"),
@@ -493,6 +495,18 @@ def test_cells_of_another_population_are_refused(drugs: tuple[AnnData, scflow.fl
     unlabelled = AnnData(obs=pd.DataFrame(index=["x", "y"]), obsm={"X_e": np.zeros((2, 2), np.float32)})
     scflow.tl.transport(unlabelled, flow, target={"drug": "up"}, progress=False)
     assert unlabelled.obsm["X_scflow"].shape == (2, 2)
+
+
+def test_a_run_does_not_go_on_with_other_groups_or_populations(tmp_path: Path) -> None:
+    """Neither counts nor conditions tell them."""
+    adata = two_targets()
+    options = {**TINY, "source": {"drug": "ctrl"}, "target": {"drug": "up"}, "group": "group", "checkpoint": tmp_path}
+    scflow.tl.train(adata, **options)
+    scflow.tl.train(adata, **options, resume=True)
+    other = adata.copy()
+    other.obs["group"] = np.roll(other.obs["group"], 1)
+    with pytest.raises(InputError, match="groups of the cells are other ones than those the run was started on"):
+        scflow.tl.train(other, **options, resume=True)
 
 
 def test_a_flow_from_noise_carries_nothing() -> None:

@@ -30,12 +30,12 @@ FILES = {
     "augment": ["x.h5ad"],
     "score": ["a.h5ad", "b.h5ad"],
 }
-# What a command line cannot hold, and the positional data.
+# What a command line cannot hold, the positional data, and an output that a command line always has.
 NOT_OPTIONS = {
     "train": {"adata", "callbacks", "optimisation"},
     "reflow": {"flow_or_adata"},
     "distill": {"flow_or_adata"},
-    "generate": {"flow_or_adata"},
+    "generate": {"flow_or_adata", "out"},
     "transport": {"adata", "copy"},
     "augment": {"adata"},
     "score": {"real", "generated"},
@@ -200,6 +200,18 @@ def test_train_leaves_the_flow_in_an_h5ad_that_generate_reads(folder: Path) -> N
 def test_generate_writes_what_the_function_returns(folder: Path) -> None:
     flow = scflow.Flow.load(folder / "flow.safetensors")
     assert same_cells(anndata.read_h5ad(folder / "new.h5ad"), scflow.tl.generate(flow, 60, progress=False))
+
+
+def test_generate_writes_zarr(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["generate", str(folder / "flow.safetensors"), "--n-obs", "60", "--no-progress", "--out"]
+    out = folder / "new.zarr"
+    assert main([*argv, str(out)]) == 0
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    assert f"saved {out}: 60 cells of 30 genes (" in capsys.readouterr().out
+    assert 0 < size < 1
+    assert same_cells(anndata.read_zarr(out), anndata.read_h5ad(folder / "new.h5ad"))
+    assert main([*argv, str(out)]) == 1
+    assert main([*argv, str(out), "--overwrite"]) == 0
 
 
 def test_generate_takes_pairs(folder: Path) -> None:
@@ -382,6 +394,13 @@ def test_overwrite_replaces(folder: Path) -> None:
 def test_what_the_function_refuses(options: list[str], message: str, refused: Callable[..., str], folder: Path) -> None:
     out = folder / "never.h5ad"
     assert message in refused("generate", folder / "flow.safetensors", "--n-obs", 3, "--out", out, *options)
+    assert not out.exists()
+
+
+def test_cells_are_carried_to_one_value(refused: Callable[..., str], folder: Path) -> None:
+    out, asked = folder / "never.h5ad", ["--target", "drug=A", "drug=B"]
+    said = refused("transport", folder / "train.h5ad", "--out", out, *asked)
+    assert "--target has 2 values of 'drug' ('A', 'B'), and cells are carried to one" in said
     assert not out.exists()
 
 

@@ -20,6 +20,7 @@ from scflow.errors import InputError
 from scflow.flow._ancestry import Ancestry, Stages
 from scflow.flow._course import Course
 from scflow.matching import plans
+from scflow.tl._course import _into_numbers
 
 DAYS = (0.0, 1.0, 4.0)
 MEANS = {0.0: (0.0, 0.0), 1.0: (2.0, 0.0), 4.0: (2.0, 3.0)}
@@ -398,6 +399,16 @@ def test_counts_follow_the_programme(counted: tuple[AnnData, scflow.flow.Flow]) 
     assert (ways.layers["counts"][first.n_obs :] != counts).nnz == 0
 
 
+def test_growth_over_two_intervals_is_of_what_cells_are_carried_to(counted: tuple[AnnData, scflow.flow.Flow]) -> None:
+    """Draws of codes are like no later cell's mean code, and by them hardly anything would have descendants."""
+    adata, flow = counted
+    first = at(adata, float(adata.obs["day"].min()))
+    scflow.tl.transport(first, flow, to=float(adata.obs["day"].max()), progress=False)
+    growth = first.obs["scflow_growth"].to_numpy()
+    assert growth.mean() == pytest.approx(1.0, abs=0.3)
+    assert growth.sum() ** 2 / np.square(growth).sum() > 0.6 * len(growth)  # as many cells share in what comes
+
+
 # ---- the value
 
 
@@ -431,8 +442,30 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     whole = scflow.tl.train(crossing(), **{**options, "checkpoint": None})
     scflow.tl.train(crossing(), **options)
     again = scflow.tl.train(crossing(), **options, resume=True)
+    other = crossing()
+    other.obs["day"] = other.obs["day"].to_numpy()[::-1]
+    with pytest.raises(InputError, match="time points of the cells are other ones than those the run was started on"):
+        scflow.tl.train(other, **options, resume=True)
     for name, weight in whole.field.state_dict().items():
         assert weight.equal(again.field.state_dict()[name]), name
+
+
+def test_labels_of_days_are_made_numbers_as_is_said() -> None:
+    labels = pd.Series(["E10.5", "E11", "day 3", "7d"])
+    said = _into_numbers(labels)
+    assert eval(f"labels{said}", {"labels": labels}).tolist() == [10.5, 11.0, 3.0, 7.0]
+
+
+def test_states_of_two_verbs_do_not_mix(balanced: tuple[AnnData, scflow.flow.Flow]) -> None:
+    """Both write where cells are: a velocity is of the states beside it, and so is where cells came from."""
+    cells, flow = at(balanced[0], 0.0), balanced[1]
+    scflow.tl.velocity(cells, flow)
+    scflow.tl.transport(cells, flow, to=4, progress=False)
+    with pytest.raises(InputError, match=r"no 'velocity_scflow': no flow was asked"):
+        scflow.pl.velocity(cells, basis="scflow")
+    scflow.tl.velocity(cells, flow)
+    with pytest.raises(InputError, match=r"no 'X_scflow_source': no flow carried these cells"):
+        scflow.pl.transport(cells)
 
 
 def test_pictures_take_what_the_verbs_write(grown: tuple[AnnData, scflow.flow.Flow]) -> None:
@@ -447,7 +480,7 @@ def test_pictures_take_what_the_verbs_write(grown: tuple[AnnData, scflow.flow.Fl
     first = at(adata, 0.0)
     scflow.tl.transport(first, flow, to=3.0, progress=False)
     axes = scflow.pl.transport(first, at(adata, 3.0))
-    assert [ax.get_title().partition("\n")[0] for ax in axes] == ["before: day: '0'", "after: day: 3", "real: day: 3"]
+    assert [ax.get_title().partition("\n")[0] for ax in axes] == ["before: day: 0", "after: day: 3", "real: day: 3"]
     plt.close("all")
 
 
@@ -484,7 +517,9 @@ WRONG = [
     ({"day": 1.0}, {}, r"obs\['day'\] has one time only \(1\) for all 600 cells"),
     ({"day": np.where(np.arange(600) == 7, np.nan, DAY)}, {}, r"no value for 1 of 600 cells \(first: 'c7'\)"),
     ({"day": np.where(np.arange(600) == 7, np.inf, DAY)}, {}, r"infinite for 1 of 600 cells \(first: 'c7'\)"),
-    ({"day": [f"day {d:g}" for d in DAY]}, {}, r"such as 'day 0', and not numbers.*astype\(float\)"),
+    ({"day": [f"day {d:g}" for d in DAY]}, {}, r"such as 'day 0', and not numbers.*str\.extract\(.*astype\(float\)"),
+    ({"day": [f"{d:g}" for d in DAY]}, {}, r"such as '0', and not numbers.* = adata\.obs\['day'\]\.astype\(float\)\."),
+    ({"day": np.where(DAY == 0, "early", "late")}, {}, r"\.map\(\{'early': 0\.0, 'late': 1\.0\}\)"),
     ({"day": np.where(np.arange(600) == 7, 3.0, DAY)}, {}, r"1 of 4 time points .* fewer than 2 cells \('3: 1 cell'\)"),
     ({}, {"course": "dya"}, r"no column 'dya'. Did you mean 'day'"),
     ({}, {"source": {"day": 0.0}}, r"source=.* and course= exclude each other"),
@@ -495,6 +530,8 @@ WRONG = [
     ({}, {"coupling": "optimal"}, r"coupling='optimal' pairs batches of equal size"),
     ({}, {"watch": 1}, r"with course= there is none"),
     ({}, {"group": "day"}, r"group names 'day'"),
+    ({}, {"validation": "groups"}, r"validation='groups' and course= exclude each other"),
+    ({}, {"batch_size": 500}, r"batch_size=500 is more than the 400 cells after the first time point"),
     ({"g": np.where(DAY == 1, "x", "y")}, {"group": "g"}, r"2 times cells of a group of 'g' .*'x at 1: 200 cells'"),
 ]
 
@@ -518,6 +555,8 @@ def test_a_group_that_ends_is_warned_of_and_has_no_descendants() -> None:
     assert first.obs["scflow_growth"].mean() == pytest.approx(4 / 3, rel=0.05)
     new = scflow.tl.generate(flow, 300, at=0.5, adata=adata, progress=False)
     assert set(new.obs["g"]) == {"there"}
+    with pytest.raises(InputError, match=r"cells that scflow.tl.generate drew.*scflow.pl.umap\(real, generated\)"):
+        scflow.pl.transport(new, adata)
 
 
 def test_days_that_cannot_be_asked_for(balanced: tuple[AnnData, scflow.flow.Flow]) -> None:
@@ -543,7 +582,7 @@ def test_days_that_cannot_be_asked_for(balanced: tuple[AnnData, scflow.flow.Flow
             r"condition=.* is for cells that are drawn from noise",
         ),
         (lambda: tl.encode(adata, flow), r"cells have no code under it.*without course="),
-        (lambda: tl.log_prob(adata, flow), r"density is not known"),
+        (lambda: tl.log_prob(adata, flow), r"density is not known.*without source= and course="),
         (lambda: tl.interpolate(flow, at(adata, 0.0), at(adata, 4.0)), r"through the times of obs\['day'\]"),
         (lambda: tl.reflow(flow), r"reflow works on pairs of noise"),
         (lambda: tl.distill(flow), r"distill works on pairs of noise"),

@@ -401,6 +401,10 @@ def timed(time: Any) -> AnnData:
             r"background.obsm has no 'X_plane'",
         ),
         (
+            lambda a: scflow.pl.trajectory(ways(), basis="state", background=cells(3)),
+            r"background.obsm has no 'X_\w+': these cells have no coordinates in the space .*use_rep=.*basis='pca'",
+        ),
+        (
             lambda a: scflow.pl.response(a, a),
             r"no source.* no flow carried these cells.*scflow.pl.response\(real, pred",
         ),

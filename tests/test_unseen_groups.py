@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,34 @@ def test_small_groups_have_their_turn_as_often_as_large_ones() -> None:
         assert torch.equal(group[pair.noise[:, 0].long()], pair.group)
         seen.append(int(pair.group[0]))
     assert np.mean(seen) == pytest.approx(0.5, abs=0.1)
+
+
+def test_what_a_field_starts_from_has_its_conditions_and_a_step_drops_some() -> None:
+    group = torch.zeros(20, dtype=torch.int64)
+    source, target = torch.arange(10), torch.arange(10, 20)
+    told = torch.arange(20.0)[:, None]
+    pairs = Carried(_Numbers(), told, group, Sources.of(source, group[source], 1), dropout=1.0)
+    turns = ByTurns(pairs, Sources.of(target, group[target], 1), torch.tensor([0]))
+    rng = torch.Generator().manual_seed(0)
+    known, step = turns.of(0, 8, rng=rng), turns.draw(torch.arange(8), rng=rng)
+    assert known.condition is not None
+    assert step.condition is not None
+    assert torch.equal(known.condition, known.data[:, :1])  # those of the target cells
+    assert bool(step.condition.isnan().all())
+
+
+def test_the_steps_that_are_told_are_those_that_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    scflow.tl.train(groups(20), use_rep="X_e", steps=7, **SHARED)
+    assert "at most 7 steps of" in capsys.readouterr().out
+
+
+def test_a_loss_that_hardly_falls_in_so_few_steps_is_no_trouble(learnt: tuple[AnnData, scflow.flow.Flow]) -> None:
+    history = learnt[1].history.assign(loss=1.0)
+    assert len(history) >= 4
+    cells = dataclasses.replace(learnt[1], history=history, provenance={"lr": 1e-3})
+    assert "loss not falling" in set(scflow.tl.diagnose(cells)["trouble"])
+    held = dataclasses.replace(learnt[1], history=history)
+    assert "loss not falling" not in set(scflow.tl.diagnose(held)["trouble"])
 
 
 def test_enough_is_twenty_cells_a_side() -> None:

@@ -7,6 +7,7 @@ from scflow._anndata._carried import cells_at, rows_in_time, write_carried, writ
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._embedded import read_parts, write_parts
+from scflow._anndata._growing import Growing, growing
 from scflow._anndata._joined import Matrices, joined, read_units
 from scflow._anndata._results import (
     Preprocessing,
@@ -24,6 +25,7 @@ from scflow._anndata._stores import Store, opened
 from scflow._anndata._survey import Survey, survey
 
 __all__ = [
+    "Growing",
     "Matrices",
     "Preprocessing",
     "Store",
@@ -31,6 +33,7 @@ __all__ = [
     "cells_at",
     "checked",
     "counts_layer",
+    "growing",
     "joined",
     "match_genes",
     "new_cells",

@@ -30,10 +30,11 @@ def write_carried(
 ) -> None:
     """Leave where cells came from and went to in `.obsm`, their counts in `.layers`, and how in `.uns`.
 
-    Genes that the flow does not know have no counts.
+    Genes that the flow does not know have no counts. A velocity was that of other states, and is dropped.
     """
     slot = _keys.slots(key)
     with writing():
+        adata.obsm.pop(slot.velocity, None)
         adata.obsm[slot.source], adata.obsm[slot.state] = states
         if counts is not None:
             adata.layers[slot.flow] = _over_all_genes(counts, genes, adata)
@@ -43,9 +44,13 @@ def write_carried(
 def write_velocity(
     adata: AnnData, states: NDArray[np.float32], velocity: NDArray[np.float32], key: str, use_rep: str | None
 ) -> None:
-    """Leave states and velocities in `.obsm`, under the names that plots of scvelo look for: X_name, velocity_name."""
+    """Leave states and velocities in `.obsm`, under the names that plots of scvelo look for: X_name, velocity_name.
+
+    Where cells were carried from is dropped: they are no longer where they were carried to.
+    """
     slot = _keys.slots(key)
     with writing():
+        adata.obsm.pop(slot.source, None)
         adata.obsm[slot.state], adata.obsm[slot.velocity] = states, velocity
         if use_rep is not None:
             adata.obsm[f"velocity_{use_rep.removeprefix('X_')}"] = velocity.copy()

@@ -62,18 +62,21 @@ def distill(options: argparse.Namespace) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Read a flow, draw cells, and write them."""
+    """Read a flow, draw cells, and write them as they come."""
     source = check_input(options.flow, _FLOW, _CELLS)
-    target = check_output(options.out, _CELLS, overwrite=options.overwrite)
+    target = check_output(options.out, _CELLS, ".zarr", overwrite=options.overwrite)
     cells = None if options.adata is None else check_input(options.adata, _CELLS)
     given = for_verb(options) | {"condition": _request(options.condition), "guidance": _guidance(options.guidance)}
     n_obs = _n_obs(options.n_obs, given["condition"])
     from scflow.tl import generate as verb
+    from scflow.tl._following import flow_of
 
-    new = verb(_flow(source), n_obs, adata=None if cells is None else read_cells(cells), **given)
-    write_cells(new, target)
-    what = f"{new.n_vars:,} genes" if new.n_vars else f"{new.obsm['X_scflow'].shape[1]:,} coordinates, without counts"
-    _say_saved(target, f"{new.n_obs:,} cells of {what}")
+    carrier = _flow(source)
+    adata = None if cells is None else read_cells(cells)
+    verb(carrier, n_obs, adata=adata, out=target, overwrite=options.overwrite, **given)
+    flow = flow_of(carrier, carrier, options.key_added)
+    what = f"{len(flow.genes):,} genes" if flow.genes else f"{flow.codec.dim:,} coordinates, without counts"
+    _say_saved(target, f"{n_obs:,} cells of {what}")
 
 
 def transport(options: argparse.Namespace) -> None:
@@ -82,6 +85,12 @@ def transport(options: argparse.Namespace) -> None:
     target = check_output(options.out, _CELLS, overwrite=options.overwrite)
     path = None if options.flow is None else check_input(options.flow, _FLOW, _CELLS)
     asked = _values(options.target, "--target")
+    for column, values in (asked or {}).items():
+        if len(values) > 1:
+            raise InputError(
+                f"--target has {len(values)} values of {column!r} ({listed(values)}), and cells are carried to one. "
+                "Give one, and call again for another."
+            )
     alone = None if asked is None else {column: values[0] for column, values in asked.items()}
     given = for_verb(options) | {"target": alone, "guidance": _guidance(options.guidance)}
     from scflow.tl import transport as verb
@@ -264,4 +273,5 @@ def _alone(values: str | list[str]) -> str | list[str]:
 
 
 def _say_saved(path: Path, what: str) -> None:
-    print(f"saved {path}: {what} ({path.stat().st_size / 1e6:.2f} MB)")
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    print(f"saved {path}: {what} ({sum(file.stat().st_size for file in files) / 1e6:.2f} MB)")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scflow import _file
 from scflow.errors import FileError, listed
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check_output(path: str, *suffixes: str, overwrite: bool) -> Path:
         it has another suffix.
     """
     found = _check_suffix(Path(path).expanduser(), suffixes)
-    if found.is_dir():
+    if found.is_dir() and not _file.is_zarr(found):
         raise FileError(f"{path!r} is a folder; expected the path of a file.")
     if found.exists() and not overwrite:
         raise FileError(f"{path!r} exists already. Give another path with --out, or --overwrite to replace it.")
@@ -98,12 +98,8 @@ def write_cells(adata: AnnData, path: Path) -> None:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with the path of a file beside `path`, and put that in its place once it is complete."""
-    made = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
+    with _file.beside(path) as made:
         write(made)
-        made.replace(path)
-    finally:
-        made.unlink(missing_ok=True)
 
 
 def _check_suffix(path: Path, suffixes: tuple[str, ...]) -> Path:

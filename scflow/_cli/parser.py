@@ -178,7 +178,7 @@ def _training(add: _Options, *, steps: int, draw_steps: int) -> None:
 def _generate(commands: Any) -> None:
     parser = _command(commands, "generate", "FLOW ", "Draw new cells as integer counts.")
     parser.add_argument("flow", metavar="FLOW", help=_CARRIED)
-    _output(parser, "generated.h5ad", "the new cells")
+    _output(parser, "generated.h5ad", "the new cells, which are written as they are drawn; .h5ad or .zarr")
     add = _Options(parser.add_argument_group("options of scflow.tl.generate"))
     add("--n-obs", "number of cells", type=_whole, metavar="N", shown="the rows of the CSV of conditions")
     what = "'cell_type=B' for all cells, one pair a column; or a CSV file with one row a cell"

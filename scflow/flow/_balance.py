@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from scflow.flow._flow import Flow
     from scflow.flow._sampling import Sampling
 
-__all__ = ["CALIBRATIONS", "Balance", "groups_of"]
+__all__ = ["CALIBRATIONS", "Balance", "at_a_time", "groups_of"]
 
 CALIBRATIONS = ("balanced", "independent", "none")
 """How counts are calibrated when they are drawn: see :class:`scflow.flow.Sampling`."""
 
 _FEWEST, _WIDEST = 1024, 8_000_000
-"""Cells, and numbers (cells x genes), that are balanced at a time: 32 MB of ranks."""
+"""Cells, and numbers (cells x genes), that are drawn and balanced at a time: 32 MB of ranks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +70,17 @@ class Balance:
         # Without maps for its groups, a law is calibrated as a whole: nothing is known of a part of it.
         return cls(calibration, None, calibration.counted(None, n), sampling.device) if not n_labels else None
 
-    def block(self, tile: int) -> int:
-        """Cells at a time, in whole tiles. Counts depend on it, so it is the same whatever the batch."""
-        return max(_FEWEST, _WIDEST // self.calibration.n_genes) // tile * tile
-
     def __call__(self, ranks: NDArray[np.int32], first: int, *, rng: torch.Generator) -> NDArray[np.int32]:
         """Counts of a block, the cells from `first` on, from their ranks ``[n, n_genes]``."""
         groups = None if self.groups is None else self.groups[first : first + len(ranks)].to(self.device)
         x = self.calibration(torch.from_numpy(ranks).to(self.device), groups, rng=rng, in_all=self.in_all)
         counts: NDArray[np.int32] = x.cpu().numpy().astype(np.int32)
         return counts
+
+
+def at_a_time(width: int, tile: int) -> int:
+    """Cells of `width` genes at a time, in whole tiles. Balanced counts depend on it, so no batch size changes it."""
+    return max(_FEWEST, _WIDEST // width) // tile * tile
 
 
 def groups_of(conditions: Conditions, condition: Tensor | None, n: int) -> Tensor:

@@ -121,7 +121,7 @@ def _nan(history: pd.DataFrame, provenance: Mapping[str, Any]) -> Iterator[Findi
 
 def _not_falling(history: pd.DataFrame, provenance: Mapping[str, Any]) -> Iterator[Finding]:
     loss = history["loss"].dropna().to_numpy(dtype=float)
-    if len(loss) < 4:
+    if len(loss) < 4 or "held_out" in provenance:  # as many steps as groups that were held out are carried best by
         return
     first, last = float(loss[0]), float(np.median(loss[-max(1, len(loss) // 4) :]))
     linear = float(provenance.get("linear_loss", np.inf))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from scflow.flow._between import End, Line, between
 from scflow.flow._codes import Code, Density, densities, encoded
 from scflow.flow._course import Course
 from scflow.flow._growth import Growth
-from scflow.flow._sampling import Drawn, Sampling, draw
+from scflow.flow._sampling import Drawn, Sampling, blocks, draw
 from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths, solvers
 from scflow.matching.names import SOLVERS
 
@@ -144,11 +144,21 @@ class Flow:
             Guidance, solver, steps, device and seed.
         """
         sampling = sampling or self.usual
-        rng = np.random.default_rng([sampling.seed, 1])
-        table = (
-            self.conditions.table(request, n, self.seen, rng) if len(self.conditions) or request is not None else None
-        )
-        return draw(self.weighted(sampling.weights), n, table, sampling)
+        return draw(self.weighted(sampling.weights), n, self._table(n, request, sampling), sampling)
+
+    def blocks(self, n: int, request: Any = None, sampling: Sampling | None = None) -> Iterator[Drawn]:
+        """The cells of `draw`, bit by bit, in blocks whose size does not grow with `n`.
+
+        Whatever is wrong with what is asked for is raised at once, before the first block.
+        """
+        sampling = sampling or self.usual
+        return blocks(self.weighted(sampling.weights), n, self._table(n, request, sampling), sampling)
+
+    def _table(self, n: int, request: Any, sampling: Sampling) -> Tensor | None:
+        """The conditions of `n` cells that are asked for."""
+        if not len(self.conditions) and request is None:
+            return None
+        return self.conditions.table(request, n, self.seen, np.random.default_rng([sampling.seed, 1]))
 
     def encode(
         self, cells: sparse.csr_matrix | NDArray[Any], condition: Tensor | None, sampling: Sampling | None = None

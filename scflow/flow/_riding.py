@@ -100,7 +100,8 @@ def descendants(
             ride = _Ride(origin, batch, way, departure, course)
             n = course.n_intervals
             until = knots[(((1 - begin) * n + 1e-9).floor().long() + 1).clamp_max(n)]
-            log_mass = ride.grown(origin.mean(batch), begin, until, torch.full((len(begin),), -1))
+            first = origin.mean(batch)
+            log_mass = ride.grown((first, first), begin, until, torch.full((len(begin),), -1))
             found.append(log_mass.exp().masked_fill(until >= begin, torch.nan)[: len(batch)].numpy())
     return np.concatenate(found)
 
@@ -136,12 +137,12 @@ class _Ride:
         grid = sorted({*stops, *self.course.knots.tolist()}, reverse=not back)
         kept: dict[float, Tensor] = {}
         masses: dict[float, Tensor] = {}
-        now, log_mass = begin, torch.zeros(len(begin), dtype=torch.float64)
+        first, now, log_mass = x, begin, torch.zeros(len(begin), dtype=torch.float64)
         entered = torch.full((len(begin),), -1)
         for stop in grid[: grid.index(stops[-1]) + 1]:
             until = later(now, torch.tensor(stop, dtype=begin.dtype))
             if not back:
-                log_mass = log_mass + self.grown(x, now, until, entered)
+                log_mass = log_mass + self.grown((first, x), now, until, entered)
             x, now = self._moved(x, now, until), until
             kept[stop], masses[stop] = x, log_mass
         return [kept[stop] for stop in stops], torch.stack([masses[stop] for stop in stops])
@@ -157,22 +158,35 @@ class _Ride:
         times = solvers.grid(max(1, round(self.way.sampling.steps * longest)), start=0.0, end=1.0).to(x.device)
         return self.way.sampling.solver.integrate(lambda y, t: h[:, None] * field(y, t0 + h * t, None), x, times)
 
-    def grown(self, x: Tensor, now: Tensor, until: Tensor, entered: Tensor) -> Tensor:
+    def grown(self, ends: tuple[Tensor, Tensor], now: Tensor, until: Tensor, entered: Tensor) -> Tensor:
         """The logarithm of how many descendants cells have at the end of the intervals that they enter, 0 for others.
 
         They count in full from the beginning: the field is that of pairs of the plan, so cells that have none are on no
-        way. The plan is asked where a cell enters: by its mean state where it sets off, as plans are made, and then by
-        where it was carried. `entered` holds the interval of each cell, below 0 before it sets off, and is kept.
+        way. The plan is asked where a cell enters. `ends` are the states where cells set off and where they are;
+        `entered` holds the interval of each cell, below 0 before it sets off, and is kept.
         """
         n = self.course.n_intervals
         interval = ((1 - now) * n + 1e-9).floor().long().clamp(0, n - 1)
         enters = (until < now) & (entered != interval)
-        out = torch.zeros(len(x), dtype=torch.float64)
+        out = torch.zeros(len(now), dtype=torch.float64)
         growth = self.origin.flow.growth
         if growth is not None and bool(enters.any()):
             group = self.departure.group[self.batch.rows.cpu()]
             plan = torch.where(group < 0, -1, interval * self.departure.n_groups + group)
-            states = torch.where((entered < 0)[:, None], self.origin.mean(self.batch).cpu(), x.cpu())
+            states = self.origin.mean(self.batch).cpu()
+            if bool((entered >= 0).any()):
+                states = torch.where((entered < 0)[:, None], states, self._known_by(ends).cpu())
             out[enters] = growth.log(states[enters], plan[enters])
             entered[enters] = interval[enters]
         return out
+
+    def _known_by(self, ends: tuple[Tensor, Tensor]) -> Tensor:
+        """The states that plans know carried cells by: the mean ones of their counts, as plans are made between those.
+
+        The states themselves are draws, which spread along codes that say little of a cell as no mean state does: by
+        them no cell is like any of the later ones.
+        """
+        codec = self.origin.flow.codec
+        if not codec.has_counts:
+            return ends[1]
+        return codec.mean_state(edited_alike(self.origin, self.batch, ends, (0.0, 1.0), self.way.sampling), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.errors import InputError
-from scflow.flow._balance import Balance, groups_of
+from scflow.flow._balance import Balance, at_a_time, groups_of
 from scflow.matching import FlowMap, Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
 from scflow.matching.objective import Velocity
@@ -21,7 +21,7 @@ from scflow.matching.objective import Velocity
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["TILE", "Drawn", "Sampling", "along", "decoded", "draw", "generator"]
+__all__ = ["TILE", "Drawn", "Sampling", "along", "blocks", "decoded", "draw", "generator", "joined"]
 
 TILE = 256
 """Cells whose random numbers come from one generator. On a CPU a tile is also computed as one, always whole, so that
@@ -97,12 +97,45 @@ class Drawn:
     condition: Tensor | None
     evaluations: float = 0.0
 
+    def bare(self) -> Drawn:
+        """What is small of the cells: no counts, and states of no width."""
+        return replace(self, counts=None, state=self.state[:, :0].copy(), noise=self.noise[:, :0].copy())
+
 
 def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Drawn:
-    """Draw cells, one for each row of `condition`, a batch at a time."""
+    """Draw cells, one for each row of `condition`."""
+    return joined(list(blocks(flow, n, condition, sampling)))
+
+
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """The cells of all parts, in order."""
+    counts = [part.counts for part in parts if part.counts is not None]
+    told = [part.condition for part in parts if part.condition is not None]
+    sizes = [len(part.state) for part in parts]
+    return Drawn(
+        sparse.csr_matrix(sparse.vstack(counts, format="csr")) if counts else None,
+        np.concatenate([part.state for part in parts]),
+        np.concatenate([part.noise for part in parts]),
+        torch.cat(told) if told else None,
+        sum(part.evaluations * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes),
+    )
+
+
+def blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Iterator[Drawn]:
+    """Draw cells, one for each row of `condition`, in blocks whose size does not grow with `n`.
+
+    Raises
+    ------
+    InputError
+        Before the first block is asked for, where the solver takes whole steps and the flow cannot.
+    """
+    _check_jumps(flow, sampling)
+    return _blocks(flow, n, condition, sampling)
+
+
+def _blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Iterator[Drawn]:
     from tqdm.auto import tqdm
 
-    _check_jumps(flow, sampling)
     device = sampling.device
     modules = [flow.field, flow.codec, *([flow.calibration] if flow.calibration is not None else [])]
     for module in modules:
@@ -111,31 +144,44 @@ def draw(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Dr
     alone = device.type == "cpu" or sampling.solver.adaptive
     per_batch = TILE if alone else max(1, sampling.batch_size // TILE) * TILE
     balance = Balance.of(flow, n, condition, sampling)
-    block, how = (per_batch, sampling) if balance is None else (balance.block(TILE), replace(sampling, ranks=True))
-    counts: list[sparse.csr_matrix] = []
-    states: list[NDArray[np.float32]] = []
-    starts: list[NDArray[np.float32]] = []
-    evaluations, silent = 0, None if sampling.progress else True
+    size = at_a_time(len(flow.genes) or flow.codec.dim, TILE)
+    # Cells that are calibrated one by one are the same in any block: whole batches, there.
+    size = size if balance is not None else max(1, size // per_batch) * per_batch
+    silent = None if sampling.progress else True
     try:
-        with torch.no_grad(), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
-            for begin in range(0, n, block):
-                end, values = min(n, begin + block), []
-                for first in range(begin, end, per_batch):
-                    x, state, start, calls = _batch(flow, n, first, min(end, first + per_batch), condition, how)
-                    values.append(x)
-                    states.append(state)
-                    starts.append(start)
-                    evaluations += calls * len(state)
-                    bar.update(len(state))
-                if flow.codec.has_counts:
-                    whole = np.concatenate(values)
-                    rng = generator(sampling, begin // TILE, 2)
-                    counts.append(sparse.csr_matrix(whole if balance is None else balance(whole, begin, rng=rng)))
+        with tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
+            for begin in range(0, n, size):
+                span = range(begin, min(n, begin + size), per_batch)
+                yield _block(flow, n, span, condition, sampling, balance, bar.update)
     finally:
         for module in modules:
             module.to("cpu")
-    drawn: sparse.csr_matrix | None = sparse.vstack(counts, format="csr") if counts else None
-    return Drawn(drawn, np.concatenate(states), np.concatenate(starts), condition, evaluations / n)
+
+
+@torch.no_grad()  # not around a yield: it would hold for whoever takes the blocks
+def _block(
+    flow: Flow,
+    n: int,
+    span: range,
+    condition: Tensor | None,
+    sampling: Sampling,
+    balance: Balance | None,
+    done: Callable[[int], object],
+) -> Drawn:
+    """The cells of `span`, computed in steps of it, and calibrated together where they are balanced."""
+    how = sampling if balance is None else replace(sampling, ranks=True)
+    parts = []
+    for first in span:
+        parts.append(_batch(flow, n, first, min(span.stop, first + span.step), condition, how))
+        done(len(parts[-1][1]))
+    values, states, starts = (np.concatenate(each) for each in list(zip(*parts))[:3])
+    counts = None
+    if flow.codec.has_counts:
+        rng = generator(sampling, span.start // TILE, 2)
+        counts = sparse.csr_matrix(values if balance is None else balance(values, span.start, rng=rng))
+    told = None if condition is None else condition[span.start : span.stop]
+    evaluations = sum(calls * len(state) for _, state, _, calls in parts) / len(states)
+    return Drawn(counts, states, starts, told, evaluations)
 
 
 def _batch(

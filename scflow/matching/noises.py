@@ -273,8 +273,8 @@ class Population(Noise):
     def sample(self, n: int, dim: int, *, rng: torch.Generator) -> Tensor:
         """Raise: there is no law to draw from."""
         raise InputError(
-            "This flow starts from cells of a source population, and not from noise: it draws none. Give it cells to "
-            "carry: scflow.tl.transport(adata, flow)."
+            "This flow starts from cells, of a source population or of the first time point of a course, and not from "
+            "noise: it draws none. Give it cells to carry: scflow.tl.transport(adata, flow)."
         )
 
     def sd(self, dim: int) -> Tensor:
@@ -284,7 +284,7 @@ class Population(Noise):
     def log_prob(self, x: Tensor) -> Tensor:
         """Raise: nobody knows the density of cells."""
         raise InputError(
-            "This flow starts from cells of a source population, whose density is not known, and neither is that of "
-            "the cells that it carries them to. Train one from noise: scflow.tl.train(adata, noise='gaussian'), "
-            "without source=."
+            "This flow starts from cells, of a source population or of the first time point of a course, whose density "
+            "is not known, and neither is that of the cells that it carries them to. Train one from noise: "
+            "scflow.tl.train(adata, noise='gaussian'), without source= and course=."
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scflow import _keys
 from scflow._anndata import obs_column, read_embedding
 from scflow.conditions import as_column
-from scflow.errors import InputError
+from scflow.errors import InputError, nearest
 from scflow.pl._style import category_colors
 
 if TYPE_CHECKING:
@@ -89,6 +89,12 @@ def states_of(real: AnnData, name: str, candidates: Sequence[str | None], width:
     """
     names = [candidate for candidate in candidates if candidate is not None]
     known = next((candidate for candidate in names if candidate in real.obsm), names[0])
+    if known not in real.obsm:
+        raise InputError(
+            f"{name}.obsm has no {known!r}: these cells have no coordinates in the space that the flow lives in."
+            f"{nearest(known, real.obsm)} Name them where there are some (use_rep=...), take a basis of genes where "
+            "there is one (basis='pca'), or leave these cells out."
+        )
     found = read_embedding(real, known, name=name)
     if found.shape[1] != width:
         raise InputError(

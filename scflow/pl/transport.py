@@ -130,6 +130,13 @@ def _check(carried: AnnData, slot: _keys.Slots, basis: str | None) -> None:
             f"carried.obsm has no {listed(missing)}: no flow carried these cells.{nearest(missing[0], carried.obsm)} "
             "Carry them first: scflow.tl.transport(adata, flow)."
         )
+    facts = carried.uns.get(slot.flow)
+    if isinstance(facts, Mapping) and "at" in facts.get("provenance", {}):
+        raise InputError(
+            "carried holds cells that scflow.tl.generate drew: several have one ancestor, and what that one expressed "
+            "is not kept. Show them beside real ones, scflow.pl.umap(real, generated), or carry cells: "
+            "scflow.tl.transport(adata, flow, to=...)."
+        )
     if basis is not None and basis not in _BASES:
         raise InputError(f"basis={basis!r} is not known.{nearest(basis, _BASES)} Choose out of {listed(_BASES)}.")
 

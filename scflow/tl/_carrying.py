@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from scflow import _anndata
+from scflow.conditions import Categorical, Conditions, Embedded
 from scflow.errors import InputError, listed
 from scflow.flow import Flow
 from scflow.tl._following import cells_of, flow_of
@@ -67,7 +68,7 @@ class Journey:
                 "scflow.tl.train(adata, source={'condition': 'ctrl'}, target={'condition': 'stim'})."
             )
         _check_source(adata, facts["source"])
-        asked = _asked(facts, found.conditions.names, target)
+        asked = _asked(facts, found.conditions, target)
         return cls(found, cells_of(found, adata, layer), _condition(adata, found, asked), asked)
 
     def facts(self) -> dict[str, Any]:
@@ -93,8 +94,9 @@ def _check_source(adata: AnnData, source: Mapping[str, Any]) -> None:
             )
 
 
-def _asked(facts: Mapping[str, Any], told: tuple[str, ...], target: Mapping[str, Any] | None) -> dict[str, Any]:
+def _asked(facts: Mapping[str, Any], conditions: Conditions, target: Mapping[str, Any] | None) -> dict[str, Any]:
     """Where to, by column: what was asked for, or the flow's only target."""
+    told = conditions.names
     known: Mapping[str, Any] = facts["target"] or {column: [] for column in facts["source"]}
     asked = dict(target or {})
     unknown = [column for column in asked if column not in known and column not in told]
@@ -102,13 +104,22 @@ def _asked(facts: Mapping[str, Any], told: tuple[str, ...], target: Mapping[str,
         raise InputError(f"target names {listed(unknown)}; this flow carries cells to values of {listed(known)}.")
     for column, values in known.items():
         if column in told and column not in asked:
+            there = values or _labels(conditions, column)
             raise InputError(
-                f"This flow carries cells to several values of {column!r} ({listed(values) or 'all others'}). Say to "
-                f"which: target={{{column!r}: {(values or ['...'])[0]!r}}}."
+                f"This flow carries cells to several values of {column!r} ({listed(there) or 'all others'}). Say to "
+                f"which: target={{{column!r}: {(there or ['...'])[0]!r}}}."
             )
         if column not in told and len(values) == 1 and str(asked.setdefault(column, values[0])) != str(values[0]):
             raise InputError(f"This flow carries cells to {values[0]!r} in {column!r} alone, not to {asked[column]!r}.")
     return asked
+
+
+def _labels(conditions: Conditions, column: str) -> list[str]:
+    """Those of a condition's training cells; none where it holds numbers."""
+    schema = conditions.columns[conditions.names.index(column)]
+    if isinstance(schema, Embedded):
+        return list(schema.labels)
+    return list(schema.categories) if isinstance(schema, Categorical) else []
 
 
 def _condition(adata: AnnData, flow: Flow, asked: Mapping[str, Any]) -> Tensor | None:
@@ -125,7 +136,14 @@ def _condition(adata: AnnData, flow: Flow, asked: Mapping[str, Any]) -> Tensor |
             raise InputError(
                 f"target has {len(value)} values of {name!r} for {adata.n_obs} cells. Give one a cell, or one for all."
             )
-        frame[name] = list(value) if pd.api.types.is_list_like(value) else [value] * adata.n_obs
+        each = list(value) if pd.api.types.is_list_like(value) else [value] * adata.n_obs
+        missing = pd.isna(pd.Series(each, dtype=object)).to_numpy()
+        if missing.any() and not missing.all():
+            raise InputError(
+                f"target has no value of {name!r} for {int(missing.sum())} of {adata.n_obs} cells (first: "
+                f"{str(adata.obs_names[missing.argmax()])!r}). Say for each where it is carried to."
+            )
+        frame[name] = each
     return flow.conditions.encode(frame)
 
 

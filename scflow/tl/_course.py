@@ -33,6 +33,7 @@ __all__ = [
     "check_day",
     "coupling_of",
     "course_of",
+    "in_words",
     "not_a_course",
     "real_times",
     "split_points",
@@ -50,6 +51,7 @@ _WHY = {
     "target": "a course goes through all of its time points",
     "path": "cells go along straight lines from one time point to the next",
     "noise": "the flow starts from cells",
+    "validation": "groups are held out of populations that are carried; here cells of each time point are",
 }
 
 
@@ -129,9 +131,9 @@ def real_times(adata: AnnData, column: str, *, name: str = "adata") -> NDArray[n
     values = _anndata.obs_column(adata, column, name=name)
     if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
         raise InputError(
-            f"obs[{column!r}] holds {values.dtype} such as {values.iloc[0]!r}, and not numbers: how far apart time "
-            f"points are has to be known. Make them numbers: {name}.obs[{column!r}] = "
-            f"{name}.obs[{column!r}].astype(float)."
+            f"obs[{column!r}] holds {values.dtype} such as {str(values.iloc[0])!r}, and not numbers: how far apart "
+            f"time points are has to be known. Make them numbers: {name}.obs[{column!r}] = "
+            f"{name}.obs[{column!r}]{_into_numbers(values)}."
         )
     times = values.to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(times))
@@ -141,6 +143,17 @@ def real_times(adata: AnnData, column: str, *, name: str = "adata") -> NDArray[n
             f"{str(adata.obs_names[wrong[0]])!r}). Drop them."
         )
     return times
+
+
+def _into_numbers(values: pd.Series[Any]) -> str:
+    """What makes numbers of labels: of "3" or of "day 3"; a table where there is none in them."""
+    labels = pd.Series(pd.unique(values.astype(str)))
+    if pd.to_numeric(labels, errors="coerce").notna().all():
+        return ".astype(float)"
+    if labels.str.contains(r"\d").all():
+        return r".astype(str).str.extract(r'(\d+\.?\d*)', expand=False).astype(float)"
+    first, second = [*labels[:2].tolist(), "..."][:2]
+    return f".astype(str).map({{{first!r}: 0.0, {second!r}: 1.0}})"
 
 
 def _check_groups(course: Course, point: NDArray[Any], codes: NDArray[np.int64]) -> None:
@@ -276,7 +289,7 @@ class Trip:
         """What carried the cells, for `.uns`."""
         p, column = self.flow.provenance, self.course.column
         named = {name: p[name] for name in ("space", "use_rep") if name in p}
-        source = f"{column}: {listed([f'{t:g}' for t in np.unique(self.times)])}"
+        source = f"{column}: {in_words(np.unique(self.times))}"
         return {**named, "course": column, "source": source, "target": f"{column}: {target}"}
 
 
@@ -285,6 +298,12 @@ def _codes(adata: AnnData, course: Course, name: str) -> NDArray[np.int64]:
     codes, names = grouped(adata, course.group, name=name)
     known: Mapping[str, int] = {group: i for i, group in enumerate(course.groups)}
     return np.array([known.get(group, -1) for group in names], dtype=np.int64)[codes]
+
+
+def in_words(times: Sequence[float] | NDArray[np.float64], most: int = 5) -> str:
+    """Up to `most` times, and how many more there are."""
+    rest = len(times) - most
+    return ", ".join(f"{t:g}" for t in times[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def not_a_course(name: str, value: Any) -> InputError:

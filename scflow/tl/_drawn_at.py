@@ -16,7 +16,7 @@ from scflow.flow import Flow
 from scflow.flow._course import Course
 from scflow.flow._riding import Departure
 from scflow.matching import plans
-from scflow.tl._course import Trip, asked_day, real_times
+from scflow.tl._course import Trip, asked_day, in_words, real_times
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,7 +86,7 @@ def _before(adata: AnnData, course: Course, day: float) -> tuple[AnnData, float]
     if not len(there):
         raise InputError(
             f"There are no cells before {course.column} {day:g} that could become its cells; adata has "
-            f"{listed([f'{t:g}' for t in np.unique(times)])}, and the course begins at {course.times[0]:g}. Ask for a "
+            f"{in_words(np.unique(times))}, and the course begins at {course.times[0]:g}. Ask for a "
             "later time, or give cells of an earlier one."
         )
     return adata[times == there[-1]].copy(), float(there[-1])

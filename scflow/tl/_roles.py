@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "chosen_cells", "grouped", "roles_of"]
 
-_FEWEST = 10
+_FEWEST = 20
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,7 @@ class Task:
         coupled.
         """
         if course is not None:
-            return _course(adata, data, *course, populations[2], fraction, seed, device)
+            return _course(adata, data, *course, populations[2], fraction, size, seed, device)
         chosen = roles_of(adata, *populations)
         parts = _anndata.read_parts(adata, key_added)
         if chosen is not None:
@@ -89,6 +89,15 @@ class Task:
         conditions = Conditions.from_frame(frame, parts) if frame.shape[1] else Conditions()
         encoded = conditions.encode(frame).to(device) if len(conditions) else None
         return cls(data, conditions, encoded, split(adata.n_obs, fraction, size, seed, device))
+
+    @property
+    def belonging(self) -> dict[str, Tensor]:
+        """Which cells belong to which population, time point and group, by name, for those that go on with a run."""
+        if self.stages is not None:
+            return {"time points of the cells": self.stages.point, "groups of the cells": self.stages.group}
+        if self.roles is not None:
+            return {"source cells": self.roles.source, "groups of the cells": self.roles.group}
+        return {}
 
     @property
     def n_intervals(self) -> int:
@@ -112,11 +121,18 @@ def _course(
     coupling: couplings.Unbalanced | couplings.Entropic,
     group: str | Sequence[str] | None,
     fraction: float,
+    size: int | None,
     seed: int,
     device: torch.device,
 ) -> Task:
     """The cells of all time points."""
     course, point, codes = course_of(adata, column, group)
+    later = int((point > 0).sum())
+    if size is not None and size > later:
+        raise InputError(
+            f"batch_size={size} is more than the {later} cells after the first time point, which are what a course is "
+            "learnt from. Use batch_size='auto'."
+        )
     train, validation = (torch.from_numpy(rows).to(device) for rows in split_points(point, fraction, seed))
     when, of = (torch.from_numpy(values).to(device) for values in (point, codes))
     reach = coupling.reach if isinstance(coupling, couplings.Unbalanced) else math.inf

@@ -129,7 +129,7 @@ def augment(
             key_added=key_added,
         )
     labels = pd.DataFrame({key: np.repeat(np.array(list(wanted), dtype=object), list(wanted.values()))})
-    drawn = generate(
+    drawn: AnnData = generate(
         known, len(labels), condition=labels, calibration=calibration, device=device, seed=start, progress=progress
     )
     return _anndata.joined(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scflow import _anndata
+from scflow import _anndata, _file
 from scflow.errors import InputError
-from scflow.flow import CALIBRATIONS, Flow, Sampling
+from scflow.flow import CALIBRATIONS, Drawn, Flow, Sampling
+from scflow.flow._sampling import joined
 from scflow.matching import guidance as guiding
 from scflow.matching import paths, solvers
 from scflow.matching.names import PATHS, SOLVERS, chosen, named
@@ -45,7 +49,9 @@ def generate(
     weights: str = "average",
     calibration: str = "balanced",
     key_added: str = "scflow",
-) -> AnnData:
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> AnnData | Path:
     """Draw new cells from a flow.
 
     The same seed gives the same cells, whatever the batch size. Asking for more cells leaves the first ones' states as
@@ -62,13 +68,13 @@ def generate(
         What they are conditioned on. ``None`` draws conditions as they are in the training cells, in the same shares.
         A mapping such as ``{"cell_type": "Dendritic"}`` holds for all cells (or has a list, one entry a cell); what is
         not named is drawn as it occurs with what is. A list, Series (one condition) or DataFrame has one row a cell.
+        After :func:`scflow.pp.embed` any combination of known parts can be asked for, with a warning where it is new.
     at
         A time within the course, for a flow through a time course: cells of that time are drawn. Ancestors are drawn
         among the cells of `adata` at the latest time point before, as often as they have descendants, and are carried
         there. More cells than there are ancestors are not new ones each: some come from the same cell.
     adata
         Cells of the course, which the flow does not hold; by default `flow_or_adata` itself, where that is an AnnData.
-        After :func:`scflow.pp.embed` any combination of known parts can be asked for, with a warning where it is new.
     guidance
         1 draws from the learnt law; above 1 states are pushed away from those without the condition. In count space,
         whose decoder knows the condition as well, cells were not more typical for it (docs/benchmarks.md). A mapping
@@ -106,10 +112,18 @@ def generate(
         ``"none"``: counts as the flow itself draws them.
     key_added
         The slot of the AnnData that the flow is in.
+    out
+        A path that ends in ``.h5ad`` or ``.zarr``: cells are written there as they are drawn, a block of some thousands
+        at a time, so that a million take no more memory than one block (but for their `.obs`: a name and the conditions
+        of each). The file holds what is returned without `out`, bit by bit; an h5ad file is compressed with gzip. It is
+        put in its place once it is complete. Cells of a time of a course are made in memory first.
+    overwrite
+        Replace what is at `out`.
 
     Returns
     -------
-    AnnData
+    AnnData or pathlib.Path
+        With `out` the path of the file, for ``anndata.read_h5ad`` or ``anndata.read_zarr``. Otherwise the cells:
         `.X` log1p of counts per 10,000, `.layers["counts"]` integer counts, `.obs` the conditions,
         `.obsm["X_scflow"]` the state the flow drew, `.obsm["X_scflow_noise"]` where it started, `.var` the training
         genes, `.uns["scflow"]["provenance"]` what they were drawn from and how. A flow in an embedding draws no counts:
@@ -118,6 +132,9 @@ def generate(
 
     Raises
     ------
+    FileError
+        Before any work where `out` has another ending, is there and `overwrite` is False, or cannot be written to;
+        later where the disk refuses.
     InputError
         For conditions or categories that the flow does not know, numbers that do not fit, and unknown choices; in a
         time course where `at` is missing or outside of it, or there are no cells before.
@@ -130,6 +147,14 @@ def generate(
     >>> scflow.tl.generate(flow, 30, progress=False).shape
     (30, 50)
 
+    More cells than fit into memory, into a file:
+
+    >>> import anndata, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = scflow.tl.generate(flow, 30, out=f"{folder.name}/new.h5ad", progress=False)
+    >>> anndata.read_h5ad(path).shape
+    (30, 50)
+
     Cells of day 2.5 of a time course:
 
     >>> adata.obs["day"] = [float(i % 3) ** 2 for i in range(adata.n_obs)]
@@ -137,6 +162,7 @@ def generate(
     >>> scflow.tl.generate(adata, 30, at=2.5, progress=False).shape
     (30, 50)
     """
+    target = None if out is None else _file.checked_target(out, (".h5ad", ".zarr"), overwrite=overwrite)
     flow = flow_or_adata
     if not isinstance(flow, Flow):
         flow = Flow.from_content(_anndata.read_flow(flow_or_adata, key_added))
@@ -148,7 +174,8 @@ def generate(
         options = {"solver": "midpoint" if solver == "auto" else solver, "steps": steps, "guidance": guidance}
         options |= {"batch_size": batch_size, "device": device, "seed": whole(seed, "seed", least=0)}
         with half_the_cores():
-            return drawn_at(flow, course, n, at, cells, options | {"progress": progress})
+            there = drawn_at(flow, course, n, at, cells, options | {"progress": progress})
+        return there if target is None else _whole(there, target)
     for name, value in (("at", at), ("adata", adata)):
         if value is not None:
             raise not_a_course(name, "..." if name == "adata" else value)
@@ -168,30 +195,56 @@ def generate(
         weights=weights,
         calibration=one_of(calibration, CALIBRATIONS, "calibration"),
     )
+    facts = {
+        **flow.provenance,
+        "condition": list(flow.conditions.names),
+        "guidance": dict(zip(flow.conditions.names, scales)) if isinstance(scales, tuple) else scales,
+        "guidance_interval": [float(t) for t in guided.interval],
+        **solver_facts(sampling),
+        "path": named(sampling.path or flow.path, PATHS)["name"],
+        "generate_seed": sampling.seed,
+        "weights": sampling.weights,
+        "calibration": sampling.calibration,
+    }
     with half_the_cores():
+        if target is not None:
+            return _in_blocks(flow, flow.blocks(n, condition, sampling), condition, facts, target)
         drawn = flow.draw(n, condition, sampling)
+    return _cells(flow, drawn, condition, facts)
+
+
+def _cells(flow: Flow, drawn: Drawn, request: Any, facts: Mapping[str, Any]) -> AnnData:
+    """Drawn cells as an AnnData."""
     return _anndata.new_cells(
         drawn.counts,
         genes=flow.genes,
-        obs=pd.DataFrame(index=range(n))
+        obs=pd.DataFrame(index=range(len(drawn.state)))
         if drawn.condition is None
-        else flow.conditions.decode(drawn.condition, condition),
+        else flow.conditions.decode(drawn.condition, request),
         state=drawn.state,
         noise=drawn.noise,
         target_sum=float(flow.provenance.get("target_sum", 1e4)),
-        provenance={
-            **flow.provenance,
-            "condition": list(flow.conditions.names),
-            "guidance": dict(zip(flow.conditions.names, scales)) if isinstance(scales, tuple) else scales,
-            "guidance_interval": [float(t) for t in guided.interval],
-            **solver_facts(sampling),
-            "evaluations": drawn.evaluations,
-            "path": named(sampling.path or flow.path, PATHS)["name"],
-            "generate_seed": sampling.seed,
-            "weights": sampling.weights,
-            "calibration": sampling.calibration,
-        },
+        provenance={**facts, "evaluations": drawn.evaluations},
     )
+
+
+def _in_blocks(flow: Flow, blocks: Iterable[Drawn], request: Any, facts: Mapping[str, Any], target: Path) -> Path:
+    """Drawn cells in a file, each block before the next is drawn."""
+    told: list[Drawn] = []
+    with _anndata.growing(target) as file:
+        for block in blocks:
+            file.append(_cells(flow, replace(block, condition=None), request, facts))
+            told.append(block.bare())
+        file.finish(_cells(flow, joined(told), request, facts))
+    return target
+
+
+def _whole(cells: AnnData, target: Path) -> Path:
+    """Cells in a file."""
+    with _anndata.growing(target) as file:
+        file.append(cells)
+        file.finish(cells)
+    return target
 
 
 def _steps(flow: Flow, method: solvers.Solver, steps: int | str, shift: float) -> int:

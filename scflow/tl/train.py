@@ -15,7 +15,7 @@ from scflow.errors import InputError
 from scflow.flow import Flow, Watch
 from scflow.flow._coursing import learn_course
 from scflow.flow._fields import check_field, chosen_field, state_dim
-from scflow.flow._identity import identity
+from scflow.flow._identity import described, identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.flow._sourcing import learn_carrying
 from scflow.tl._course import check_alone, coupling_of
@@ -210,7 +210,8 @@ def train(
         option = "source=" if source is not None else "course="
         raise InputError(f"watch={watch!r} draws cells from noise, and with {option} there is none. Leave watch out.")
     if course is not None:
-        check_alone(condition=condition, source=source, target=target, path=path, noise=noise)
+        held_out = "groups" if isinstance(validation, str) and validation == "groups" else None
+        check_alone(condition=condition, source=source, target=target, path=path, noise=noise, validation=held_out)
     keeping = _checkpoint(checkpoint, resume)
     space = space_of(space, use_rep)
     kind, settings = chosen_field(field)
@@ -255,6 +256,7 @@ def train(
         genes = [] if use_rep else [str(name) for name in cells.var_names]
         prepared |= task.facts
         of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
+        of["data"] |= described(task.belonging)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
     warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
@@ -289,7 +291,8 @@ def _learn(
     given = (task.conditions, task.condition)
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
-        how = f"{recipe.steps:,} steps of {run.batch_size} cells on {run.device}"
+        steps = f"{recipe.steps:,}" if recipe.held_out == "cells" else f"at most {recipe.most_steps:,}"
+        how = f"{steps} steps of {run.batch_size} cells on {run.device}"
         print(f"scflow: {task.cells_in_words()}, {what}, {how}")
     if use_rep:
         provenance["use_rep"] = use_rep

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scflow import _anndata
-from scflow.errors import InputError, listed
+from scflow.errors import InputError
 from scflow.flow import Flow
 from scflow.flow._carrying import carry
 from scflow.flow._course import Course
 from scflow.matching import guidance as guiding
 from scflow.matching import solvers
 from scflow.tl._carrying import EVALUATIONS, Journey
-from scflow.tl._course import Trip, asked_day, check_day
+from scflow.tl._course import Trip, asked_day, check_day, in_words
 from scflow.tl._following import flow_of, sampling_of
 from scflow.tl._options import half_the_cores, whole
 
@@ -132,7 +132,7 @@ def _through(
         way.counts,
         flow.genes,
         target_sum=float(flow.provenance.get("target_sum", 1e4)),
-        facts=trip.facts(listed([f"{t:g}" for t in at])),
+        facts=trip.facts(in_words(at)),
         key=key,
         growth=growth,
     )

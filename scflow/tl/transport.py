@@ -81,7 +81,7 @@ def transport(
         `.uns["scflow_transport"]`, from where to where. In a time course also `.obs["scflow_growth"]`: how many
         descendants a cell has, relative to the mean of its time point, at the first time point that is not before that
         time; NaN for those that were carried back. Cells that were carried are the population of that time if each
-        counts as often.
+        counts as often. An earlier `.obsm["velocity_scflow"]`, of other states, is dropped.
 
     Raises
     ------

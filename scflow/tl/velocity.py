@@ -71,8 +71,9 @@ def velocity(
     AnnData or None
         Sets `.obsm["X_scflow"]`, the state of each cell, and `.obsm["velocity_scflow"]`, its change from source to
         target in a unit of that way (in a time course: in a unit of real time, such as a day), in the same coordinates:
-        the names that ``scvelo.pl.velocity_embedding(adata,
-        basis="scflow")`` looks for. For a flow in `.obsm["X_umap"]`, also `.obsm["velocity_umap"]`.
+        the names that ``scvelo.pl.velocity_embedding(adata, basis="scflow")`` looks for. For a flow in
+        `.obsm["X_umap"]`, also `.obsm["velocity_umap"]`. An earlier `.obsm["X_scflow_source"]` is dropped: cells are no
+        longer where they were carried to.
 
     Raises
     ------

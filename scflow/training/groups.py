@@ -33,13 +33,16 @@ class ByTurns:
     def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """As many pairs as there are `rows`, of a group that is drawn; the rows themselves are not looked at."""
         turn = torch.randint(len(self.codes), (1,), generator=rng, device=rng.device)
-        return self.of(int(self.codes[turn]), len(rows), rng=rng)
+        return self.pairs.draw(self._targets(int(self.codes[turn]), len(rows), rng), rng=rng)
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """The pairs of a look at the validation cells."""
         return self.pairs.fixed(rows, rng=rng)
 
     def of(self, code: int, n: int, *, rng: torch.Generator) -> Pair:
-        """`n` pairs of a group."""
-        rows = self.targets.draw(torch.full((n,), code, device=rng.device), rng=rng)
-        return self.pairs.draw(rows, rng=rng)
+        """`n` pairs of a group under conditions as they are."""
+        return self.pairs.fixed(self._targets(code, n, rng), rng=rng)
+
+    def _targets(self, code: int, n: int, rng: torch.Generator) -> Tensor:
+        """`n` rows of a group's target cells."""
+        return self.targets.draw(torch.full((n,), code, device=rng.device), rng=rng)

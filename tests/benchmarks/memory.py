@@ -1,4 +1,4 @@
-"""Peak memory of training in each space, and what importing scflow costs; docs/benchmarks.md tells how.
+"""Peak memory of training in each space and of generating into a file, and what importing scflow costs.
 
 python tests/benchmarks/memory.py
 """
@@ -21,6 +21,9 @@ SPACES = ("counts", "genes", "quantile", "pca")
 TIMES_CSR, PLUS = 3, 10**9
 """The bound: three times the CSR matrix and 1 GB, for the whole process."""
 IMPORT_SECONDS = 0.1
+A_CELL, A_RUN = 300, 150 * 10**6
+"""What ten times as many cells may add to the peak when they are written to a file: bytes a cell, for its name and
+conditions, and what the allocator keeps in one run and not in another."""
 SEED = 0
 
 
@@ -28,14 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the options ask for; the exit code is 1 only with --check, where a bound is broken."""
     options = parse(arguments)
     if options.child:
-        return {"simulate": simulate, "train": train}[options.child](options)
+        return {"simulate": simulate, "train": train, "flow": flow, "generate": generate}[options.child](options)
     holds = [import_cost()]
     with tempfile.TemporaryDirectory() as folder:
         cells = options.cells_file or Path(folder) / "cells.h5ad"
-        if not cells.is_file():
+        if options.spaces and not cells.is_file():
             print(child("simulate", cells, options)["text"], flush=True)
         for space in options.spaces:
             holds.append(report(space, child("train", cells, options, space)))
+        if options.drawn:
+            trained = Path(folder) / "flow.safetensors"
+            child("flow", trained, options)
+            counts = (max(1, options.drawn // 10), options.drawn)
+            holds.append(report_drawn(options, [child("generate", trained, options, drawn=n) for n in counts]))
     return int(options.check and not all(holds))
 
 
@@ -46,18 +54,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=5_000, help="simulated genes (%(default)s)")
     parser.add_argument("--steps", type=int, default=40, help="training steps (%(default)s)")
     parser.add_argument("--spaces", nargs="*", default=list(SPACES), help="spaces to train in (all)")
+    parser.add_argument(
+        "--drawn", type=int, default=40_000, help="cells to generate into a file; 0: none (%(default)s)"
+    )
     parser.add_argument("--cells-file", type=Path, help="keep the simulated cells here, or take those that are there")
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bound is broken")
-    parser.add_argument("--child", choices=("simulate", "train"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("simulate", "train", "flow", "generate"), help=argparse.SUPPRESS)
     parser.add_argument("--space", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-def child(what: str, cells: Path, options: argparse.Namespace, space: str = "") -> dict[str, Any]:
+def child(what: str, file: Path, options: argparse.Namespace, space: str = "", drawn: int = 0) -> dict[str, Any]:
     """What a fresh process found, from the last line that it printed."""
-    given = ["--child", what, "--cells-file", cells, "--space", space, "--cells", options.cells]
-    given += ["--genes", options.genes, "--steps", options.steps]
+    given = ["--child", what, "--cells-file", file, "--space", space, "--cells", options.cells]
+    given += ["--genes", options.genes, "--steps", options.steps, "--drawn", drawn]
     given += ["--threads", options.threads] if options.threads else []
     done = subprocess.run([sys.executable, __file__, *map(str, given)], stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -83,6 +94,20 @@ def report(space: str, found: dict[str, Any]) -> bool:
     print(
         f"{verdict(holds)}: space={space!r} peaks at {mb(found['peak'])}, under {TIMES_CSR} x {mb(found['csr'])} of "
         f"CSR + {mb(PLUS)} = {mb(bound)} ({before}; {found['seconds']:.0f} s)",
+        flush=True,
+    )
+    return holds
+
+
+def report_drawn(options: argparse.Namespace, found: list[dict[str, Any]]) -> bool:
+    """Print the figures of few and many cells, and say whether the peak hardly grows with them."""
+    few, many = found
+    bound = few["peak"] + A_CELL * many["cells"] + A_RUN
+    holds = bool(many["peak"] < bound)
+    print(
+        f"{verdict(holds)}: generating {many['cells']:,} cells x {options.genes:,} genes into a file peaks at "
+        f"{mb(many['peak'])}, under {mb(bound)} ({few['cells']:,} cells: {mb(few['peak'])}; the file's matrices take "
+        f"{mb(many['csr'])} in memory; {many['seconds']:.0f} s)",
         flush=True,
     )
     return holds
@@ -128,6 +153,36 @@ def train(options: argparse.Namespace) -> int:
     )
     found = {"csr": csr, "before": before, "peak_before": peak_before, "peak": peak()}
     print(json.dumps(found | {"seconds": time.perf_counter() - start}))
+    return 0
+
+
+def flow(options: argparse.Namespace) -> int:
+    """Save a flow that was trained on few cells."""
+    import scflow
+
+    adata = scflow.datasets.simulate(1000, options.genes, library_size=max(50, 0.06 * options.genes), seed=SEED)
+    made = scflow.tl.train(adata, condition="cell_type", steps=options.steps, seed=SEED, device="cpu", progress=False)
+    made.save(options.cells_file)
+    print(json.dumps({}))
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Generate cells into a file and print sizes in bytes: the process's peak, and the file's matrices."""
+    import h5py
+    import torch
+
+    import scflow
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    made, start = scflow.Flow.load(options.cells_file), time.perf_counter()
+    out = options.cells_file.with_name(f"{options.drawn}.h5ad")
+    scflow.tl.generate(made, options.drawn, steps=2, seed=SEED, device="cpu", progress=False, out=out)
+    seconds, highest = time.perf_counter() - start, peak()
+    with h5py.File(out) as file:
+        csr = sum(a.size * a.dtype.itemsize for m in (file["X"], file["layers/counts"]) for a in m.values())
+    print(json.dumps({"cells": options.drawn, "peak": highest, "csr": csr, "seconds": seconds}))
     return 0
 
 

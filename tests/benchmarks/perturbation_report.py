@@ -98,25 +98,28 @@ def targets(table: pd.DataFrame) -> list[Target]:
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:
-    """The energy distance and the correlation of the top genes of every row, a point a type; bars are means."""
+    """The energy distance and the correlation of the top genes of every row, a point a type; a line at their mean."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     rows = list(dict.fromkeys(table["row"]))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.45 * len(rows) + 1.6), sharey=True)
+    size = (11, 0.4 * len(rows) + 1.4)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     for axis, metric in zip(axes, ("energy", "r_50")):
         found = table[table["metric"] == metric].groupby(["row", "type"], sort=False)["value"].mean().unstack("type")
         found = found.reindex(rows)
         places = np.arange(len(rows))
-        axis.barh(places, found.mean(axis=1), color="0.85")
         for kind in found.columns:
-            axis.plot(found[kind], places, "o", markersize=4, label=kind)
+            axis.plot(found[kind], places, "o", markersize=5, alpha=0.8, label=kind)
+        axis.plot(found.mean(axis=1), places, "|", markersize=18, markeredgewidth=2.5, color="black", label="mean")
         axis.set_title(SHOWN[metric][0])
+        axis.grid(axis="y", color="0.9")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(places, rows)
     axes[0].invert_yaxis()
-    axes[1].legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
