@@ -204,11 +204,10 @@ def train(
     ('counts', ('cell_type',))
     """
     carrying = source is not None or course is not None
-    given = Given.of(adata, layer, use_rep, carrying="source=" if source is not None else "course=" if course else "")
+    option = "source=" if source is not None else "course=" if course is not None else ""
+    given = Given.of(adata, layer, use_rep, carrying=option)
     cells = given.cells
-    if carrying and watch is not None:
-        option = "source=" if source is not None else "course="
-        raise InputError(f"watch={watch!r} draws cells from noise, and with {option} there is none. Leave watch out.")
+    _check_watch(watch, option)
     if course is not None:
         held_out = "groups" if isinstance(validation, str) and validation == "groups" else None
         check_alone(condition=condition, source=source, target=target, path=path, noise=noise, validation=held_out)
@@ -264,6 +263,12 @@ def train(
     _leave(cells, flow, key_added)
     given.leave(key_added)
     return flow
+
+
+def _check_watch(watch: int | Watch | None, carrying: str) -> None:
+    """Raise where cells are to be drawn from noise, and are carried by the option `carrying`."""
+    if carrying and watch is not None:
+        raise InputError(f"watch={watch!r} draws cells from noise, and with {carrying} there is none. Leave watch out.")
 
 
 def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
