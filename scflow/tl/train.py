@@ -228,8 +228,7 @@ def train(
     where, fraction = device_of(device), share_of(validation)
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
     numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
-    data = given.data()
-    populations = (source, target, group)
+    data, populations = given.data(), (source, target, group)
     through = None if course is None else (course, coupling_of(coupling))
     held: dict[str, Any] = {"fraction": fraction, "size": size, "seed": start}
     task = Task.of(cells, data, condition, populations, through, key_added=key_added, device=where, **held)
