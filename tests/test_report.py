@@ -226,8 +226,6 @@ def test_without_reference_or_provenance_the_page_says_what_is_missing(cells: Ce
 
 @pytest.mark.usefixtures("small_flows")
 def test_training_is_shown_where_a_flow_is_at_hand(simulated: AnnData) -> None:
-    simulated = simulated.copy()
-    simulated.uns.pop("scflow", None)  # what other tests may have left
     assert training(None, {"real": simulated}) == []
     flow = scflow.tl.train(simulated, steps=20, progress=False)
     (carried,) = training(None, {"real": simulated})
