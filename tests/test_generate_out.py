@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {"steps": 2, "device": "cpu", "progress": False}
 
 @pytest.fixture(scope="module")
 def flow(_simulated: AnnData, small_flows: None) -> Flow:
-    return scflow.tl.train(_simulated, condition=["cell_type", "batch"], steps=10, device="cpu", progress=False)
+    return scflow.tl.train(_simulated.copy(), condition=["cell_type", "batch"], steps=10, device="cpu", progress=False)
 
 
 @pytest.fixture

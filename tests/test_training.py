@@ -517,3 +517,11 @@ def test_bfloat16_is_for_the_network_only() -> None:
     assert all(p.dtype == torch.float32 for p in field.parameters())
     reference = fit()[1].history["loss"]
     np.testing.assert_allclose(trained.history["loss"].to_numpy()[:5], reference.to_numpy()[:5], rtol=0.02)
+
+
+def test_a_run_among_some_rows_keeps_one_to_look_at() -> None:
+    run = Run(torch.arange(6), torch.tensor([7, 2]), 4, seed=0, device=CPU, progress=False)
+    few = run.among(lambda rows: rows[rows < 5])
+    assert few.train.tolist() == [0, 1, 2, 3, 4]
+    assert few.validation.tolist() == [2]
+    assert run.among(lambda rows: rows[(rows > 2) & (rows < 7)]).validation.tolist() == [3]

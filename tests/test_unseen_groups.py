@@ -173,6 +173,24 @@ def test_the_best_number_of_steps_is_at_least_one() -> None:
     assert Generalised(np.array([0, 12, 24]), np.array([0.1, 0.4, 0.6]), 3).best == 1
 
 
+def test_the_codec_is_trained_for_as_long_whatever_the_field_is_stopped_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Exception):
+        pass
+
+    def noted(*_: Any, steps: int, **__: Any) -> None:
+        asked.append(steps)
+        raise Stopped
+
+    asked: list[int] = []
+    monkeypatch.setattr("scflow.flow._learning.fit_counts", noted)
+    cells = scflow.datasets.simulate(n_cells=400, n_genes=30, seed=0)
+    cells.obs["state"], cells.obs["type"] = ["ctrl", "stim"] * 200, cells.obs["cell_type"].astype(str)
+    for validation in (0.1, "groups"):
+        with pytest.raises(Stopped):
+            scflow.tl.train(cells, space="counts", validation=validation, progress=False, **SHARED)
+    assert asked == [2300, 2300]  # as many as 400 cells have by default, and not those of the field
+
+
 def test_what_codes_leave_out_of_a_change_is_learnt_from_all_groups() -> None:
     """Three genes answer sixfold; a codec that hardly learnt says nothing of it, and what it leaves out is found."""
     cells = scflow.datasets.simulate(n_cells=400, n_genes=60, seed=0)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from scflow.flow._following import Way, batches, check_velocity, moved
-from scflow.flow._sampling import TILE, Sampling, decoded, generator
+from scflow.flow._following import Way, batches, check_velocity
+from scflow.flow._sampling import TILE, Sampling, decoded, generator, moved
 from scflow.matching.likelihood import Velocity
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Embedding
-from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity, moved
-from scflow.flow._sampling import Sampling, generator
+from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity
+from scflow.flow._sampling import Sampling, generator, moved
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
@@ -77,8 +77,7 @@ def carry(
             states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
             made = [(x, t) for x, t, asked in zip(kept, times, wanted, strict=True) if asked and genes]
             for (x, t), place in zip(made, counts, strict=True):
-                edited = edited_alike(origin, batch, (kept[0], x), (1.0 - times[0], 1.0 - t), sampling)[: len(batch)]
-                place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
+                place.append(counts_alike(origin, batch, (kept[0], x), (1.0 - times[0], 1.0 - t), sampling))
     return Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
 
 
@@ -121,6 +120,14 @@ def decoded_alike(flow: Flow, state: Tensor, sampling: Sampling, batch: Batch) -
     """
     tiles = batch.parts(state)
     return torch.cat([flow.codec.decode(x, None, rng=generator(sampling, i, 1)) for i, x in tiles])
+
+
+def counts_alike(
+    origin: Origin, batch: Batch, ends: tuple[Tensor, Tensor], shares: tuple[float, float], sampling: Sampling
+) -> sparse.csr_matrix:
+    """The counts of `edited_alike`, sparse, of the batch's own cells."""
+    edited = edited_alike(origin, batch, ends, shares, sampling)[: len(batch)]
+    return sparse.csr_matrix(edited.cpu().numpy().astype(np.int32))
 
 
 def edited_alike(

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity, moved
-from scflow.flow._sampling import TILE, Sampling, generator
+from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity
+from scflow.flow._sampling import TILE, Sampling, generator, moved
 from scflow.matching.likelihood import log_prob, random_signs
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def learn_course(
     rng = torch.Generator().manual_seed(run.generator(12).initial_seed())
     ancestry = Ancestry.of(means, stages, (run.train, run.validation), rng=rng, progress=run.progress)
     states, length = states_of(cells, codec, None), 1 / (stages.n_points - 1)
-    of = _of_later(run, stages)
+    of = run.among(stages.later)  # each brings an ancestor along
     pairs = Descended.of(
         states,
         of.train,
@@ -71,7 +71,7 @@ def learn_course(
         field=field.cpu().requires_grad_(False),
         codec=codec.cpu().requires_grad_(False),
         path=recipe.objective.path,
-        noise=noises.Population(start.std(0, correction=0).cpu()),
+        noise=noises.Population.of(start),
         conditions=Conditions(),
         seen=seen_conditions(None, len(cells)),
         history=trained.history,
@@ -80,12 +80,6 @@ def learn_course(
         growth=ancestry.growth,
     )
     return described(flow, genes, provenance, recipe)
-
-
-def _of_later(run: Run, stages: Stages) -> Run:
-    """The run, its rows those of cells that have ancestors: each brings one along."""
-    train, validation = (stages.later(rows) for rows in (run.train, run.validation))
-    return replace(run, train=train, validation=validation if len(validation) else train[:1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from scflow.training.batches import Cells, Coordinates
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["Batch", "Given", "Origin", "Way", "batches", "check_velocity", "moved"]
+__all__ = ["Batch", "Given", "Origin", "Way", "batches", "check_velocity"]
 
 Given = sparse.csr_matrix | NDArray[Any]
 """Counts, or dense states."""
@@ -155,19 +154,6 @@ class Way:
         start, end = (0.0, self.end) if up else (self.end, 0.0)
         how = self.sampling
         return solvers.grid(how.steps, start=start, end=end, shift=how.shift).to(how.device)
-
-
-@contextmanager
-def moved(flow: Flow, device: torch.device) -> Iterator[None]:
-    """The flow's modules on a device while this lasts, ready to be evaluated, and on the CPU afterwards."""
-    modules = [flow.field, flow.codec, *([flow.calibration] if flow.calibration is not None else [])]
-    try:
-        for module in modules:
-            module.to(device).eval()
-        yield
-    finally:
-        for module in modules:
-            module.to("cpu")
 
 
 def check_velocity(sampling: Sampling) -> None:

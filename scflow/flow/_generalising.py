@@ -76,9 +76,8 @@ def generalised(
     """
     from tqdm.auto import tqdm
 
-    alone = replace(
-        run, progress=False, callbacks=(), checkpoints=None, validation=run.validation[:1]
-    )  # only looks count
+    # Looks alone decide, so one validation cell will do.
+    alone = replace(run, progress=False, callbacks=(), checkpoints=None, validation=run.validation[:1])
     curves, at = [], np.zeros(0, dtype=np.int64)
     for code in tqdm(held_out.tolist(), desc="groups held out", disable=not run.progress):
         others = replace(turns, codes=turns.codes[turns.codes != code])

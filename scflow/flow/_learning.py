@@ -365,6 +365,7 @@ def _shift(states: States, conditions: Conditions, condition: Tensor | None, run
 
 
 def described(flow: Flow, genes: tuple[str, ...], provenance: Mapping[str, Any], recipe: Recipe) -> Flow:
+    """The flow, with its genes and all that is known of how it was made."""
     history: pd.DataFrame = flow.history
     done = int(history["step"].iloc[-1]) if len(history) else 0
     facts = {**provenance, **flow.provenance, "space": flow.codec.name, "steps": done, "steps_planned": recipe.steps}

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from scflow.flow._carrying import Stops, decoded_alike, edited_alike
+from scflow.flow._carrying import Stops, counts_alike, decoded_alike, edited_alike
 from scflow.flow._course import Course
-from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity, moved
-from scflow.flow._sampling import Sampling
+from scflow.flow._following import Batch, Given, Origin, Way, batches, check_velocity
+from scflow.flow._sampling import Sampling, moved
 from scflow.matching import solvers
 
 if TYPE_CHECKING:
@@ -44,7 +44,14 @@ class Departure:
 
 
 def carry_each(
-    flow: Flow, data: Given, departure: Departure, course: Course, stops: Sequence[float], sampling: Sampling
+    flow: Flow,
+    data: Given,
+    departure: Departure,
+    course: Course,
+    stops: Sequence[float],
+    sampling: Sampling,
+    *,
+    decode: bool = True,
 ) -> tuple[Stops, NDArray[np.float64]]:
     """Follow each cell from its own time to each of `stops`, forwards or back.
 
@@ -56,6 +63,8 @@ def carry_each(
         Times of the flow, falling.
     sampling
         Solver, steps for the whole course, device and seed.
+    decode
+        Whether counts are made, too.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def carry_each(
     check_velocity(sampling)
     genes = flow.codec.has_counts
     states: list[NDArray[np.float32]] = []
-    counts: list[list[sparse.csr_matrix]] = [[] for _ in stops if genes]
+    counts: list[list[sparse.csr_matrix]] = [[] for _ in stops if genes and decode]
     masses: list[NDArray[np.float64]] = []
     way = Way.of(flow, sampling)
     with torch.no_grad(), moved(flow, sampling.device):
@@ -78,8 +87,7 @@ def carry_each(
             states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
             masses.append(mass[:, : len(batch)].numpy())
             for x, place in zip(kept, counts, strict=False):
-                edited = edited_alike(origin, batch, (first, x), (0.0, 1.0), sampling)[: len(batch)]
-                place.append(sparse.csr_matrix(edited.cpu().numpy().astype(np.int32)))
+                place.append(counts_alike(origin, batch, (first, x), (0.0, 1.0), sampling))
     found = Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
     return found, np.concatenate(masses, axis=1)
 

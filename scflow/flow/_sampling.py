@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from scflow.matching.objective import Velocity
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["TILE", "Drawn", "Sampling", "along", "blocks", "decoded", "draw", "generator", "joined"]
+__all__ = ["TILE", "Drawn", "Sampling", "along", "blocks", "decoded", "draw", "generator", "joined", "moved"]
 
 TILE = 256
 """Cells whose random numbers come from one generator. On a CPU a tile is also computed as one, always whole, so that
@@ -136,23 +137,28 @@ def blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> 
 def _blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Iterator[Drawn]:
     from tqdm.auto import tqdm
 
-    device = sampling.device
-    modules = [flow.field, flow.codec, *([flow.calibration] if flow.calibration is not None else [])]
-    for module in modules:
-        module.to(device).eval()
     # A solver that chooses its steps couples the cells of a batch: a tile is always a batch of its own.
-    alone = device.type == "cpu" or sampling.solver.adaptive
+    alone = sampling.device.type == "cpu" or sampling.solver.adaptive
     per_batch = TILE if alone else max(1, sampling.batch_size // TILE) * TILE
-    balance = Balance.of(flow, n, condition, sampling)
-    size = at_a_time(len(flow.genes) or flow.codec.dim, TILE)
-    # Cells that are calibrated one by one are the same in any block: whole batches, there.
-    size = size if balance is not None else max(1, size // per_batch) * per_batch
     silent = None if sampling.progress else True
+    with moved(flow, sampling.device), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
+        balance = Balance.of(flow, n, condition, sampling)
+        size = at_a_time(len(flow.genes) or flow.codec.dim, TILE)
+        # Cells that are calibrated one by one are the same in any block: whole batches, there.
+        size = size if balance is not None else max(1, size // per_batch) * per_batch
+        for begin in range(0, n, size):
+            span = range(begin, min(n, begin + size), per_batch)
+            yield _block(flow, n, span, condition, sampling, balance, bar.update)
+
+
+@contextmanager
+def moved(flow: Flow, device: torch.device) -> Iterator[None]:
+    """The flow's modules on a device while this lasts, ready to be evaluated, and on the CPU afterwards."""
+    modules = [flow.field, flow.codec, *([flow.calibration] if flow.calibration is not None else [])]
     try:
-        with tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
-            for begin in range(0, n, size):
-                span = range(begin, min(n, begin + size), per_batch)
-                yield _block(flow, n, span, condition, sampling, balance, bar.update)
+        for module in modules:
+            module.to(device).eval()
+        yield
     finally:
         for module in modules:
             module.to("cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,8 @@ def learn_carrying(
     )
     lr = recipe.lr or default_lr(codec.dim)
     origin = None if condition is None else _origin(condition[roles.source], conditions)
-    learner = _Learner(recipe, codec, conditions, _of_targets(run, roles), lr, origin)
+    of_targets = run.among(lambda rows: rows[torch.isin(rows, roles.target)])  # each brings its partner along
+    learner = _Learner(recipe, codec, conditions, of_targets, lr, origin)
     if recipe.held_out == "groups":
         field, noise, trained, facts = learner.by_groups(carried, roles)
     else:
@@ -150,12 +151,6 @@ def displaced(
     network = network_of(recipe, codec, conditions, run)
     spread, step_sd = both.std(0, correction=0), step.std(0, correction=0)
     return Displaced(network, both.mean(0), spread, step.mean(0), step_sd, shift).to(run.device)
-
-
-def _of_targets(run: Run, roles: Roles) -> Run:
-    """The run, its rows those of target cells alone: each brings its partner along."""
-    train, validation = (rows[torch.isin(rows, roles.target)] for rows in (run.train, run.validation))
-    return replace(run, train=train, validation=validation if len(validation) else train[:1])
 
 
 def _origin(source: Tensor, conditions: Conditions) -> Tensor | None:
@@ -229,8 +224,8 @@ class _Learner:
 
     def noise(self, pairs: Carried) -> noises.Population:
         """The law of what the flow starts from, which nothing can be drawn of."""
-        states = pairs.states.states(pairs.sources.rows[:_LOOKED_AT], rng=self.run.generator(7))
-        return noises.Population(states.std(0, correction=0).cpu())
+        rows = pairs.sources.rows[:_LOOKED_AT]
+        return noises.Population.of(pairs.states.states(rows, rng=self.run.generator(7)))
 
     def fit(self, field: Displaced, pairs: Pairs, steps: int) -> Trained:
         """Train the field, in place."""

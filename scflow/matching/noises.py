@@ -270,6 +270,11 @@ class Population(Noise):
 
     scale: Tensor
 
+    @classmethod
+    def of(cls, states: Tensor) -> Population:
+        """From source cells' states ``[n, dim]``."""
+        return cls(states.std(0, correction=0).cpu())
+
     def sample(self, n: int, dim: int, *, rng: torch.Generator) -> Tensor:
         """Raise: there is no law to draw from."""
         raise InputError(

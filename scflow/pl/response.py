@@ -14,6 +14,7 @@ from scflow.errors import InputError
 from scflow.metrics import log_normalised, profile
 from scflow.metrics.fold_changes import slope
 from scflow.metrics.genes import pearson
+from scflow.pl._choices import check_whole
 from scflow.pl._labels import name_dots
 from scflow.pl._style import GENERATED, REAL, axes_of, of_layer, shared_counts
 
@@ -95,9 +96,8 @@ def response(
     >>> scflow.tl.transport(controls, flow)  # doctest: +SKIP
     >>> ax = scflow.pl.response(stimulated, controls)  # doctest: +SKIP
     """
-    for value, name, least in ((n_top, "n_top", 2), (n_names, "n_names", 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name}={value!r}; expected a whole number of at least {least}.")
+    check_whole(n_top, "n_top", least=2)
+    check_whole(n_names, "n_names", least=0)
     names, true, sides = _changes(_cells(real, predicted, source, floor, key), layer)
     (axes,) = axes_of(ax, 1, 5.4, 5.2)
     order = np.argsort(-np.abs(true), kind="stable")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from scflow import _keys
 from scflow._anndata import checked, obs_column, read_embedding
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, listed
 from scflow.metrics import Space
+from scflow.pl._choices import check_known
 from scflow.pl._embedding import (
     Points,
     axis_names,
@@ -142,8 +143,8 @@ def _check(paths: AnnData, slot: _keys.Slots, basis: str | None, max_cells: int)
             f"paths has no {' and no '.join(missing)}: it is no trajectory. Expected what "
             "scflow.tl.trajectory(adata, flow) returns."
         )
-    if basis is not None and basis not in _BASES:
-        raise InputError(f"basis={basis!r} is not known.{nearest(basis, _BASES)} Choose out of {listed(_BASES)}.")
+    if basis is not None:
+        check_known(basis, _BASES, "basis")
     if max_cells < 1:
         raise InputError(f"max_cells={max_cells!r} leaves nothing to draw; expected at least 1, such as max_cells=100.")
 

@@ -12,6 +12,7 @@ from scflow import _keys
 from scflow._anndata import checked, read_embedding
 from scflow.errors import InputError, listed, nearest
 from scflow.metrics import Space
+from scflow.pl._choices import check_known
 from scflow.pl._embedding import (
     Points,
     axis_names,
@@ -137,8 +138,8 @@ def _check(carried: AnnData, slot: _keys.Slots, basis: str | None) -> None:
             "is not kept. Show them beside real ones, scflow.pl.umap(real, generated), or carry cells: "
             "scflow.tl.transport(adata, flow, to=...)."
         )
-    if basis is not None and basis not in _BASES:
-        raise InputError(f"basis={basis!r} is not known.{nearest(basis, _BASES)} Choose out of {listed(_BASES)}.")
+    if basis is not None:
+        check_known(basis, _BASES, "basis")
 
 
 def _placed(

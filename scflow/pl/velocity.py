@@ -11,6 +11,7 @@ from scflow import _keys
 from scflow._anndata import checked, read_embedding
 from scflow.errors import InputError, listed, nearest
 from scflow.pl._arrows import Grid, averaged, projected
+from scflow.pl._choices import check_known, check_whole
 from scflow.pl._embedding import Points, axis_names, column_of, frame, painted, size_of, space_told, states_of, two_of
 from scflow.pl._style import axes_of
 
@@ -122,11 +123,9 @@ def _check(adata: AnnData, slot: _keys.Slots, kind: str, n_neighbors: int, n_gri
             f"adata.obsm has no {listed(missing)}: no flow was asked which way these cells go."
             f"{nearest(missing[0], adata.obsm)} Ask first: scflow.tl.velocity(adata, flow)."
         )
-    if kind not in _KINDS:
-        raise InputError(f"kind={kind!r} is not known.{nearest(kind, _KINDS)} Choose out of {listed(_KINDS)}.")
-    for value, name, least in ((n_neighbors, "n_neighbors", 2), (n_grid, "n_grid", 2)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name}={value!r}; expected a whole number of at least {least}.")
+    check_known(kind, _KINDS, "kind")
+    check_whole(n_neighbors, "n_neighbors", least=2)
+    check_whole(n_grid, "n_grid", least=2)
     if adata.n_obs < _LEAST:
         raise InputError(f"adata has {adata.n_obs} cells; a picture of their flow needs at least {_LEAST}.")
 

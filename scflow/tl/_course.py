@@ -21,6 +21,7 @@ from scflow.flow._riding import Departure, carry_each, descendants
 from scflow.matching import couplings
 from scflow.matching.names import COUPLINGS, chosen
 from scflow.tl._following import cells_of, sampling_of
+from scflow.tl._options import check_enough
 from scflow.tl._roles import grouped
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ __all__ = [
 
 EVALUATIONS = 24
 """How often the field is evaluated an interval unless asked otherwise."""
-_FEWEST, _FEWEST_IN_ALL = 2, 20
+_FEWEST = 2
+"""Cells of a time point."""
 _USUAL = {"path": "linear", "noise": "auto"}
 _PLAN = (0.02, 0.5)
 """Entropy and reach by measurement: docs/guide.md, "Time courses"."""
@@ -105,10 +107,7 @@ def course_of(
             f"({listed(few)}). Drop them, or put times together: adata.obs[{column!r}] = "
             f"adata.obs[{column!r}].round()."
         )
-    if adata.n_obs < _FEWEST_IN_ALL:
-        raise InputError(
-            f"adata has {adata.n_obs} cells; scflow needs at least {_FEWEST_IN_ALL} to learn from, and better hundreds."
-        )
+    check_enough(adata.n_obs, "adata")
     columns = [group] if isinstance(group, str) else list(group or ())
     if column in columns:
         raise InputError(
@@ -275,11 +274,13 @@ class Trip:
         departure = Departure(begin, torch.from_numpy(group), len(course.groups))
         return cls(flow, course, cells_of(flow, adata, layer, name=name), times, departure)
 
-    def to(self, days: Sequence[float], options: Mapping[str, Any]) -> tuple[Stops, NDArray[np.float64]]:
-        """The cells at rising days, as :func:`scflow.flow._carrying.carry_each` has them; options of `sampling_of`."""
+    def to(
+        self, days: Sequence[float], options: Mapping[str, Any], *, decode: bool = True
+    ) -> tuple[Stops, NDArray[np.float64]]:
+        """The cells at rising days, as :func:`scflow.flow._riding.carry_each` has them; options of `sampling_of`."""
         sampling = sampling_of(self.flow, evaluations=EVALUATIONS * self.course.n_intervals, **options)
         stops = self.course.place(np.asarray(days, dtype=np.float64)).tolist()
-        return carry_each(self.flow, self.data, self.departure, self.course, stops, sampling)
+        return carry_each(self.flow, self.data, self.departure, self.course, stops, sampling, decode=decode)
 
     def growth(self) -> NDArray[np.float64]:
         """How many descendants the cells have at the next time point."""

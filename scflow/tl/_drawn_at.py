@@ -94,7 +94,7 @@ def _before(adata: AnnData, course: Course, day: float) -> tuple[AnnData, float]
 
 def _ancestors(trip: Trip, day: float, n: int, options: Mapping[str, Any]) -> NDArray[np.int64]:
     """Rows of ancestors, each as often as it has descendants by that day, in random order."""
-    mass = np.nan_to_num(trip.to([day], {**options, "progress": False})[1][0], nan=0.0)
+    mass = np.nan_to_num(trip.to([day], {**options, "progress": False}, decode=False)[1][0], nan=0.0)
     if not mass.sum() > 0:
         raise InputError(f"None of the {len(mass)} cells before has descendants by {trip.course.column} {day:g}.")
     rng = torch.Generator().manual_seed(options["seed"])

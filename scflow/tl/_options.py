@@ -13,7 +13,10 @@ import torch
 
 from scflow.errors import InputError, nearest
 
-__all__ = ["device_of", "half_the_cores", "one_of", "positive", "whole"]
+__all__ = ["check_enough", "device_of", "half_the_cores", "one_of", "positive", "whole"]
+
+_FEWEST = 20
+"""Cells that are learnt from."""
 
 
 def whole(value: Any, name: str, *, least: int = 1) -> int:
@@ -37,6 +40,13 @@ def positive(value: Any, name: str, *, zero: bool = False) -> float:
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise InputError(f"{name}={value!r} must be a finite number {'of at least' if zero else 'above'} 0.")
     return number
+
+
+def check_enough(n: int, what: str, mend: str = "") -> None:
+    """Raise where there are too few cells to learn from."""
+    if n < _FEWEST:
+        need = f"scflow needs at least {_FEWEST} to learn from, and better hundreds."
+        raise InputError(f"{what} has {n} cells; {need}{mend}")
 
 
 def one_of(value: Any, names: Sequence[str], name: str) -> str:

@@ -16,7 +16,7 @@ from scflow.flow._generalising import FEWEST_CELLS, FEWEST_GROUPS, enough_groups
 from scflow.flow._learning import Recipe
 from scflow.flow._sourcing import Roles
 from scflow.matching.names import COUPLINGS, NOISES, PATHS, TIMES, WEIGHTS, chosen
-from scflow.tl._options import positive
+from scflow.tl._options import check_enough, positive
 from scflow.training import Optimisation, Run
 from scflow.training.averages import Nothing
 
@@ -38,7 +38,6 @@ SPACES = ("counts", "genes", "quantile", "pca")
 _PER_GENE = ("dropout", "dropout_by_condition")
 _PRECISIONS = ("float32", "bfloat16", "float16")
 _SMALL_BATCH = 32
-_FEWEST = 20
 _SHARE = 0.1
 _OF_AN_INTERVAL = 128
 _UNEVEN = (matching.couplings.Unbalanced, matching.couplings.Partial)
@@ -208,8 +207,7 @@ def split(
     n: int, fraction: float, size: int | None, seed: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows to learn from, and rows to look at."""
-    if n < _FEWEST:
-        raise InputError(f"adata has {n} cells; scflow needs at least {_FEWEST} to learn from, and better hundreds.")
+    check_enough(n, "adata")
     order = np.random.default_rng([seed, 0]).permutation(n)
     held = max(1, round(n * fraction))
     if size is not None and size > n - held:

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from scflow import _anndata
 from scflow.conditions import as_column
 from scflow.errors import InputError, listed, nearest
+from scflow.tl._options import check_enough
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["Chosen", "chosen_cells", "grouped", "roles_of"]
-
-_FEWEST = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +145,8 @@ def _check_sizes(source: NDArray[np.bool_], target: NDArray[np.bool_], asked: An
             "the other: choose them apart."
         )
     for name, cells in (("source", source), ("target", target)):
-        n = int(cells.sum())
-        if n < _FEWEST:
-            raise InputError(
-                f"The {name} population has {n} cells; scflow needs at least {_FEWEST} to learn from, and better "
-                f"hundreds. Ask for more values: source={asked!r}, target={wanted!r}."
-            )
+        mend = f" Ask for more values: source={asked!r}, target={wanted!r}."
+        check_enough(int(cells.sum()), f"The {name} population", mend)
 
 
 def grouped(adata: AnnData, columns: Sequence[str], *, name: str = "adata") -> tuple[NDArray[np.int64], list[str]]:

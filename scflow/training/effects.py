@@ -11,12 +11,12 @@ from scflow.codecs import Counts
 from scflow.training.batches import Cells
 from scflow.training.run import Run
 
-__all__ = ["categories", "fit_effects"]
+__all__ = ["categories", "fit_effects", "left_out"]
 
 _PRIOR = 1.0
-"""A count of each gene that a category's cells are taken to have shown besides, as their codes say."""
+"""A count of each gene that cells are taken to have shown besides, as their codes say."""
 _MOST = 4096
-"""Cells of a category that are looked at."""
+"""Cells that are looked at."""
 
 
 @torch.no_grad()
@@ -33,13 +33,38 @@ def fit_effects(codec: Counts, cells: Cells, condition: Tensor | None, run: Run)
     codec.eval()
     rng = run.generator(10)
     for column, codes, category in categories(condition[run.train], codec.cardinalities):
-        observed = torch.zeros(codec.n_genes, dtype=torch.float64, device=run.device)
-        expected = torch.zeros_like(observed)
-        for some in torch.split(run.train[codes == category][:_MOST], 256):  # in random order
-            counts = cells.dense(some)
-            observed += counts.sum(0)
-            expected += codec.expected(counts, condition[some], rng=rng).sum(0)
-        codec.effects[column] = torch.log((observed + _PRIOR) / (expected + _PRIOR))
+        codec.effects[column] = left_out(codec, cells, run.train[codes == category], condition, rng=rng)
+
+
+def left_out(
+    codec: Counts,
+    cells: Cells,
+    rows: Tensor,
+    condition: Tensor | None,
+    given: Tensor | None = None,
+    *,
+    rng: torch.Generator,
+) -> Tensor:
+    """The log of what cells show over what their codes expect, by gene ``[n_genes]``.
+
+    Parameters
+    ----------
+    rows
+        In random order, of which the first are looked at.
+    condition
+        What the codec is told of all cells.
+    given
+        Logs that are known beforehand, ``[len(rows), n_genes]``.
+    """
+    observed = torch.zeros(codec.n_genes, dtype=torch.float64, device=rng.device)
+    expected = torch.zeros_like(observed)
+    for place in torch.split(torch.arange(min(len(rows), _MOST), device=rows.device), 256):
+        some = rows[place]
+        counts = cells.dense(some)
+        mean = codec.expected(counts, None if condition is None else condition[some], rng=rng)
+        observed += counts.sum(0)
+        expected += (mean if given is None else mean * given[place].exp()).sum(0)
+    return torch.log((observed + _PRIOR) / (expected + _PRIOR)).float()
 
 
 def categories(condition: Tensor, cardinalities: Sequence[int]) -> Iterator[tuple[int, Tensor, int]]:

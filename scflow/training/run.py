@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,6 +71,11 @@ class Run:
             for i, generator in enumerate(generators):
                 generator.manual_seed(self.generator(stream + i).initial_seed())
             yield generators
+
+    def among(self, kept: Callable[[Tensor], Tensor]) -> Run:
+        """The run, its rows those that are `kept`; where none is left to look at, one of those to learn from."""
+        train, validation = kept(self.train), kept(self.validation)
+        return replace(self, train=train, validation=validation if len(validation) else train[:1])
 
     def keeper(self, stage: str, order: Batches, generators: Sequence[torch.Generator]) -> Keeper | None:
         """What keeps the state of a stage."""
