@@ -18,7 +18,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scflow import _anndata, _keys
-from scflow._anndata._counts import _csr
+from scflow._anndata._counts import as_csr
 from scflow.errors import InputError
 
 N_CELLS, N_GENES = 30, 12
@@ -101,7 +101,7 @@ def test_counts_of_rarer_kinds(kind: str) -> None:
         "lil": lambda c: sparse.lil_matrix(c.astype(np.float32)),
     }[kind]
     expected = counts > 0 if kind == "bool" else counts
-    np.testing.assert_array_equal(_csr(as_kind(counts), "adata.X").toarray(), expected)
+    np.testing.assert_array_equal(as_csr(as_kind(counts), "adata.X").toarray(), expected)
 
 
 def test_canonical_csr_comes_by_reference() -> None:
@@ -127,7 +127,7 @@ def test_messy_csr_is_put_in_order_in_a_copy(dtype: Any, as_format: str) -> None
     if as_format == "coo":
         matrix = sparse.coo_matrix((matrix.data, ([0, 0, 0, 1, 1], matrix.indices)), shape=(2, 3))
     data = matrix.data.copy()
-    read = _csr(matrix, "adata.X")
+    read = as_csr(matrix, "adata.X")
     np.testing.assert_array_equal(read.toarray(), [[1, 0, 300], [5, 0, 0]])
     assert read.nnz == 3
     assert read.has_canonical_format
@@ -310,7 +310,7 @@ def test_values_that_are_no_numbers() -> None:
     with pytest.raises(
         InputError, match=r"is a pandas.*DataFrame; expected an array or a sparse matrix in memory.*to_memory"
     ):
-        _csr(pd.DataFrame(dense_counts()), "adata.X")
+        as_csr(pd.DataFrame(dense_counts()), "adata.X")
 
 
 # Cells and genes that cannot be worked with.

@@ -563,7 +563,7 @@ def test_options_that_training_refuses(options: dict[str, Any], match: str, cell
 
 
 def test_training_wants_an_anndata_of_enough_cells(cells: AnnData) -> None:
-    with pytest.raises(InputError, match=r"adata is a str, not an AnnData"):
+    with pytest.raises(InputError, match=r"There is no 'cells\.h5ad'"):
         scflow.tl.train("cells.h5ad")
     refused(cells[:19].copy(), r"adata has 19 cells; scflow needs at least 20 to learn from, and better hundreds")
 

@@ -21,11 +21,15 @@ from scflow._anndata._results import (
     write_table,
 )
 from scflow._anndata._scores import read_scores
+from scflow._anndata._stores import Store, opened
+from scflow._anndata._survey import Survey, survey
 
 __all__ = [
     "Growing",
     "Matrices",
     "Preprocessing",
+    "Store",
+    "Survey",
     "cells_at",
     "checked",
     "counts_layer",
@@ -34,6 +38,7 @@ __all__ = [
     "match_genes",
     "new_cells",
     "obs_column",
+    "opened",
     "read_conditions",
     "read_counts",
     "read_embedding",
@@ -43,6 +48,7 @@ __all__ = [
     "read_scores",
     "read_units",
     "rows_in_time",
+    "survey",
     "write_carried",
     "write_code",
     "write_flow",

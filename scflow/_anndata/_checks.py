@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["check_gene_names", "checked", "is_sparse", "named"]
 
 
-def checked(adata: Any, *, name: str = "adata") -> AnnData:
+def checked(adata: Any, *, name: str = "adata", backed: bool = False) -> AnnData:
     """`adata` itself, once it is known to be an in-memory AnnData with cells.
 
     Parameters
     ----------
     name
         What the caller calls the object, for the message.
+    backed
+        Whether one that is backed will do: its annotations are in memory all the same.
 
     Raises
     ------
@@ -32,7 +34,7 @@ def checked(adata: Any, *, name: str = "adata") -> AnnData:
 
     if not isinstance(adata, AnnData):
         raise InputError(f"{name} is a {type(adata).__name__}, not an AnnData. {_mend(adata, name)}")
-    if adata.isbacked:
+    if adata.isbacked and not backed:
         raise InputError(
             f"{name} is backed by the file {str(adata.filename)!r}, and its values are not in memory. "
             f"Load it first: {name} = {name}.to_memory()."

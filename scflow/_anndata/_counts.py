@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from scflow.errors import InputError, listed, nearest
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["counts_layer", "read_counts"]
+__all__ = ["as_csr", "bad_values", "counts_layer", "holds_counts", "kinds_listed", "read_counts"]
 
 CHUNK = 1 << 20
 """Values looked at in one go."""
@@ -40,7 +41,7 @@ def counts_layer(adata: AnnData, layer: str | None = None) -> str | None:
     """
     layers = [name for name in adata.layers if name is not None]
     if layer is None:
-        return _keys.COUNTS if _keys.COUNTS in layers and not _holds_counts(adata.X) else None
+        return _keys.COUNTS if _keys.COUNTS in layers and not holds_counts(adata.X) else None
     if layer not in layers:
         raise InputError(
             f"adata has no layer {layer!r}.{nearest(layer, layers)} Layers{named(layers)}. "
@@ -83,7 +84,7 @@ def read_counts(
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise InputError(f"{where} is empty: there are no counts to read. {_advice(adata, layer, name)}")
-    counts = _csr(values, where)
+    counts = as_csr(values, where)
     _check_values(adata, counts, layer, name)
     if for_training:
         _check_cells(adata, counts, layer, name)
@@ -94,7 +95,7 @@ def _where(layer: str | None, name: str) -> str:
     return f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
 
 
-def _csr(values: Any, where: str) -> sparse.csr_matrix:
+def as_csr(values: Any, where: str) -> sparse.csr_matrix:
     """`values` as canonical CSR in a floating type; by reference where it is one already."""
     if not is_sparse(values) and not isinstance(values, np.ndarray):
         raise InputError(
@@ -160,7 +161,20 @@ def _float_type(values: NDArray[Any], where: str) -> np.dtype[Any]:
 
 
 def _check_values(adata: AnnData, counts: sparse.csr_matrix, layer: str | None, name: str) -> None:
-    """Look at every stored value; raise with how many of each kind are no counts, and where the first is."""
+    """Raise with how many values of each kind are no counts, and where the first is."""
+    found = bad_values(counts)
+    if found is None:
+        return
+    kinds, row, gene, value = found
+    raise InputError(
+        f"{_where(layer, name)} holds {sum(kinds.values())} values that are not counts: {kinds_listed(kinds)} (first: "
+        f"{value:g} in cell {str(adata.obs_names[row])!r}, gene {str(adata.var_names[gene])!r}). Expected whole "
+        f"numbers from 0 up. {_advice(adata, layer, name)}"
+    )
+
+
+def bad_values(counts: sparse.csr_matrix) -> tuple[dict[str, int], int, int, float] | None:
+    """Look at every stored value: how many of each kind are no counts, and the first one's row, column and value."""
     found = {"NaN": 0, "infinite": 0, "negative": 0, "not whole numbers": 0}
     first = -1
     for start in range(0, counts.data.size, CHUNK):
@@ -175,15 +189,14 @@ def _check_values(adata: AnnData, counts: sparse.csr_matrix, layer: str | None, 
         found["negative"] += int((negative & ~infinite).sum())
         found["not whole numbers"] += int((bad & ~nan & ~infinite & ~negative).sum())
     if first < 0:
-        return
+        return None
     row = int(np.searchsorted(counts.indptr, first, side="right")) - 1
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found.items() if count)
-    raise InputError(
-        f"{_where(layer, name)} holds {sum(found.values())} values that are not counts: {kinds} (first: "
-        f"{counts.data[first]:g} in cell {str(adata.obs_names[row])!r}, gene "
-        f"{str(adata.var_names[counts.indices[first]])!r}). Expected whole numbers from 0 up. "
-        f"{_advice(adata, layer, name)}"
-    )
+    return found, row, int(counts.indices[first]), float(counts.data[first])
+
+
+def kinds_listed(kinds: Mapping[str, int]) -> str:
+    """What is wrong with how many values."""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
 
 def _not_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -192,7 +205,7 @@ def _not_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
     return bad
 
 
-def _holds_counts(values: Any) -> bool:
+def holds_counts(values: Any) -> bool:
     """Whether every value is a count; stops at the first chunk that says no."""
     if values is None or not hasattr(values, "dtype") or values.dtype.kind not in "biuf":
         return False
@@ -208,12 +221,12 @@ def _advice(adata: AnnData, layer: str | None, name: str) -> str:
     """The line that leads to the counts, if they are anywhere in `adata`."""
     others = [other for other in adata.layers if other is not None and other != layer]
     for other in sorted(others, key=lambda other: "count" not in other):
-        if _holds_counts(adata.layers[other]):
+        if holds_counts(adata.layers[other]):
             return f"{name}.layers[{other!r}] looks like counts: pass layer={other!r}."
-    if layer is not None and _holds_counts(adata.X):
+    if layer is not None and holds_counts(adata.X):
         return f"{name}.X looks like counts: leave layer={layer!r} out."
     raw = adata.raw
-    if raw is not None and adata.var_names.isin(raw.var_names).all() and _holds_counts(raw.X):
+    if raw is not None and adata.var_names.isin(raw.var_names).all() and holds_counts(raw.X):
         return (
             f"{name}.raw looks like counts: {name}.layers['counts'] = {name}.raw[:, {name}.var_names].X, "
             "then pass layer='counts'."

@@ -122,7 +122,7 @@ def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> 
     InputError
         Where there is none, or what is there is no flow.
     """
-    adata = checked(adata, name=name)
+    adata = checked(adata, name=name, backed=True)
     if key not in adata.uns:
         keys = [str(k) for k in adata.uns]
         raise InputError(

@@ -21,18 +21,21 @@ __all__ = ["augment", "distill", "generate", "reflow", "score", "train", "transp
 
 _CELLS = ".h5ad"
 _FLOW = ".safetensors"
+_STORE = ".zarr"
 
 
 def train(options: argparse.Namespace) -> None:
-    """Read cells, train, and save the flow or the cells that carry it."""
-    source = check_input(options.adata, _CELLS)
+    """Train, and save the flow or the cells that carry it; for the flow alone, cells are read as they are needed."""
+    source = check_input(options.adata, _CELLS, _STORE)
     target = check_output(options.out, _FLOW, _CELLS, overwrite=options.overwrite)
-    adata = read_cells(source)
+    if source.suffix == _STORE and target.suffix == _CELLS:
+        raise InputError(f"cells of {options.adata!r} stay where they are: give a file for the flow, --out flow{_FLOW}")
+    adata = read_cells(source) if target.suffix == _CELLS else None
     from scflow.tl import train as verb
 
     populations = {name: _values(getattr(options, name), f"--{name}") for name in ("source", "target")}
-    flow = verb(adata, **(for_verb(options) | populations))
-    if target.suffix == _CELLS:
+    flow = verb(source if adata is None else adata, **(for_verb(options) | populations))
+    if adata is not None:
         write_cells(adata, target)
         _say_saved(target, f"{adata.n_obs:,} cells with the flow in .uns[{options.key_added!r}]")
     else:

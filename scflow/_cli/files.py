@@ -17,17 +17,17 @@ __all__ = ["check_folder", "check_input", "check_output", "read_cells", "write_c
 
 
 def check_input(path: str, *suffixes: str) -> Path:
-    """The path of a file that is there, with one of the `suffixes`.
+    """The path of a file that is there, with one of the `suffixes`; of a zarr store, its folder.
 
     Raises
     ------
     FileError
-        Where it is not there, is a folder, or has another suffix.
+        Where it is not there, is another folder, or has another suffix.
     """
     found = Path(path).expanduser()
     if not found.exists():
         raise FileError(f"there is no file {path!r}. Check the path; the current folder is {str(Path.cwd())!r}.")
-    if found.is_dir():
+    if found.is_dir() and not (found.suffix == ".zarr" and ".zarr" in suffixes):
         raise FileError(f"{path!r} is a folder; expected a file that ends in {listed(suffixes)}.")
     return _check_suffix(found, suffixes)
 

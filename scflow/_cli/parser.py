@@ -104,7 +104,7 @@ def _demo(commands: Any) -> None:
 
 def _train(commands: Any) -> None:
     parser = _command(commands, "train", "COUNTS.h5ad ", "Learn a population of cells, and save the flow.")
-    parser.add_argument("adata", metavar="COUNTS.h5ad", help="cells with raw counts")
+    parser.add_argument("adata", metavar="COUNTS.h5ad", help="cells with raw counts; or a .zarr store of them")
     _output(parser, "flow.safetensors", "the flow; with the ending .h5ad, the cells with the flow in .uns")
     add = _Options(parser.add_argument_group("options of scflow.tl.train"))
     add.several("--condition", "columns of .obs to learn the cells by", metavar="COLUMN", shown="none")

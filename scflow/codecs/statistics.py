@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,18 @@ from scipy import sparse
 
 from scflow.errors import InputError
 
-__all__ = ["EPSILON", "GeneStatistics", "gene_statistics", "library_sizes", "row_chunks", "standardized"]
+__all__ = [
+    "EPSILON",
+    "GeneStatistics",
+    "checked_target",
+    "gene_statistics",
+    "library_sizes",
+    "median_size",
+    "rechunked",
+    "row_chunks",
+    "standardized",
+    "statistics_of",
+]
 
 EPSILON = 1e-8
 """Added to every standard deviation, so that a gene that never varies stays finite."""
@@ -80,25 +91,53 @@ def gene_statistics(counts: sparse.csr_matrix, target_sum: float | str = 1e4, ch
     InputError
         Where `target_sum` is neither a positive number nor `"median"`, or there are no cells.
     """
-    n_cells, n_genes = counts.shape
-    if n_cells == 0:
+    if counts.shape[0] == 0:
         raise InputError("Statistics of genes need at least one cell; counts has 0 rows.")
-    sizes = library_sizes(counts, chunk)
-    target = _target(target_sum, sizes)
-    scale = np.divide(target, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-    mean, squares = np.zeros(n_genes), np.zeros(n_genes)
-    nonzero = np.zeros(n_genes, dtype=np.int64)
-    for start, stop in row_chunks(counts, chunk):
-        genes, values = _log_normalised(counts, scale, start, stop)
-        rows = stop - start
-        chunk_mean = _sums(genes, values, n_genes) / rows
+    target = median_size(library_sizes(counts, chunk)) if target_sum == "median" else checked_target(target_sum)
+    return statistics_of((counts[start:stop] for start, stop in row_chunks(counts, chunk)), target)
+
+
+def statistics_of(blocks: Iterable[sparse.csr_matrix], target_sum: float) -> GeneStatistics:
+    """As :func:`gene_statistics`, of a matrix that comes in blocks of consecutive rows, one at a time.
+
+    Sums are rounded block by block: blocks as :func:`rechunked` cuts them give the bits of the whole matrix.
+
+    Raises
+    ------
+    InputError
+        Where there are no blocks.
+    """
+    n, mean, squares, nonzero = 0, np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)
+    for block in blocks:
+        rows, n_genes = block.shape
+        if n == 0:
+            mean, squares, nonzero = np.zeros(n_genes), np.zeros(n_genes), np.zeros(n_genes, dtype=np.int64)
+        sizes = library_sizes(block)
+        scale = np.divide(target_sum, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        genes, values = _log_normalised(block, scale, 0, rows)
+        block_mean = _sums(genes, values, n_genes) / rows
         absent = rows - np.bincount(genes, minlength=n_genes)
-        centred = _sums(genes, (values - chunk_mean[genes]) ** 2, n_genes) + absent * chunk_mean**2
-        delta = chunk_mean - mean
+        centred = _sums(genes, (values - block_mean[genes]) ** 2, n_genes) + absent * block_mean**2
+        delta, stop = block_mean - mean, n + rows
         mean += delta * (rows / stop)
-        squares += centred + delta**2 * (start * rows / stop)
+        squares += centred + delta**2 * (n * rows / stop)
         nonzero += np.bincount(genes[values != 0], minlength=n_genes)
-    return GeneStatistics(mean, np.sqrt(squares / n_cells), 1.0 - nonzero / n_cells, target)
+        n = stop
+    if n == 0:
+        raise InputError("Statistics of genes need at least one cell; there are none.")
+    return GeneStatistics(mean, np.sqrt(squares / n), 1.0 - nonzero / n, target_sum)
+
+
+def rechunked(blocks: Iterable[sparse.csr_matrix], chunk: int = CHUNK) -> Iterator[sparse.csr_matrix]:
+    """The same rows, cut where :func:`row_chunks` cuts the whole matrix, wherever the blocks were cut."""
+    left: sparse.csr_matrix | None = None
+    for block in blocks:
+        left = block if left is None else sparse.csr_matrix(sparse.vstack([left, block], format="csr"))
+        *complete, last = row_chunks(left, chunk)
+        yield from (left[start:stop] for start, stop in complete)
+        left = left[last[0] :]
+    if left is not None:
+        yield left
 
 
 def standardized(
@@ -137,10 +176,19 @@ def _log_normalised(
     return counts.indices[entries], np.log1p(counts.data[entries] * factor)
 
 
-def _target(target_sum: float | str, sizes: NDArray[np.float64]) -> float:
-    """`target_sum` as a number."""
-    if target_sum == "median":
-        return float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 1.0
+def median_size(sizes: NDArray[np.float64]) -> float:
+    """The median library size of the cells that are not empty; 1 where all are."""
+    return float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 1.0
+
+
+def checked_target(target_sum: float | str) -> float:
+    """`target_sum` as a number.
+
+    Raises
+    ------
+    InputError
+        Where it is not a positive one.
+    """
     if isinstance(target_sum, str) or not np.isfinite(target_sum) or target_sum <= 0:
         raise InputError(
             f"target_sum={target_sum!r} is neither a positive number of counts per cell nor 'median'. "

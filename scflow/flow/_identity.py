@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from scflow.conditions import Conditions
 from scflow.training import Run
+from scflow.training.stored import Stored
 
 if TYPE_CHECKING:
     from scflow.flow._learning import Recipe
@@ -25,7 +26,7 @@ _CHUNK = 1 << 20
 
 
 def identity(
-    data: sparse.csr_matrix | NDArray[Any],
+    data: sparse.csr_matrix | NDArray[Any] | Stored,
     genes: Sequence[str],
     conditions: Conditions,
     condition: Tensor | None,
@@ -38,16 +39,17 @@ def identity(
     Parameters
     ----------
     data
-        Counts ``[n_cells, n_genes]`` or coordinates ``[n_cells, dim]``.
+        Counts ``[n_cells, n_genes]`` or coordinates ``[n_cells, dim]``; counts that are elsewhere bring a fingerprint.
     settings
         What else the result depends on, such as how counts were preprocessed.
     """
     names = hashlib.sha256("\n".join(genes).encode()).hexdigest()
     held = hashlib.sha256(run.validation.cpu().numpy().tobytes()).hexdigest()
+    numbers = data.fingerprint if isinstance(data, Stored) else fingerprint(data)
     table = fingerprint(np.zeros((0, 0)) if condition is None else condition.cpu().numpy())
     return {
         "data": {
-            "cells or their counts": [int(data.shape[0]), int(data.shape[1]), fingerprint(data)],
+            "cells or their counts": [int(data.shape[0]), int(data.shape[1]), numbers],
             "genes": names,
             "conditions of the cells": [table, described(conditions.to_json())],
         },

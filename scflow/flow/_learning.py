@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from scflow.training.batches import Cells, Coordinates, States, states_of
 from scflow.training.probes import linear_loss
 from scflow.training.run import seeded
 from scflow.training.shifts import fit_shift
+from scflow.training.stored import Stored
 
 __all__ = [
     "Recipe",
@@ -132,7 +134,7 @@ def facts_of(trained: Trained, run: Run, settings: Optimisation, lr: float) -> d
 
 
 def learn(
-    counts: sparse.csr_matrix,
+    counts: sparse.csr_matrix | Stored,
     statistics: GeneStatistics,
     clip: float,
     conditions: Conditions,
@@ -146,24 +148,50 @@ def learn(
 ) -> Flow:
     """Learn counts ``[n_cells, n_genes]`` under their conditions ``[n_cells, n_conditions]``.
 
-    A `codec` that is fitted already saves fitting one.
+    Of counts that are elsewhere the field sees all, and all else is fitted on the part that is in memory. A `codec`
+    that is fitted already saves fitting one.
     """
-    cells = Cells(counts, run.device)
-    codec = codec or codec_of(counts, cells, statistics, clip, conditions, condition, recipe, run)
+    part, own, few = _in_memory(counts, condition, run)
+    cells = Cells(part, run.device)
+    codec = codec or codec_of(part, cells, statistics, clip, conditions, own, recipe, few)
     codec = codec.to(run.device).eval()
-    noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=counts, condition=condition)
-    network = arranged(network_of(recipe, codec, conditions, run), codec, counts, statistics, seed=run.seed)
-    flow = _flow(cells, codec, network, noise, conditions, condition, recipe, run)
+    noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=part, condition=own)
+    network = arranged(network_of(recipe, codec, conditions, run), codec, part, statistics, seed=run.seed)
+    with _shown(counts, cells, codec, condition, run) as (states, run):
+        flow = _flow(states, codec, network, noise, conditions, condition, recipe, run)
     flow = described(flow, genes, provenance, recipe)
     if not recipe.calibrate:
         return flow
     n_drawn = drawn_to_calibrate(codec.dim)
     sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
     try:
-        return flow.calibrated(counts, condition, n_drawn=n_drawn, sampling=sampling)
+        return flow.calibrated(part, own, n_drawn=n_drawn, sampling=sampling)
     except KeyboardInterrupt:
         warnings.warn("Interrupted while calibrating: the flow is kept, its counts are not calibrated.", stacklevel=2)
         return flow
+
+
+def _in_memory(
+    counts: sparse.csr_matrix | Stored, condition: Tensor | None, run: Run
+) -> tuple[sparse.csr_matrix, Tensor | None, Run]:
+    """The counts that are in memory, with the conditions of these cells and the run as it is on them."""
+    if not isinstance(counts, Stored):
+        return counts, condition, run
+    own = None if condition is None else condition[counts.rows.to(condition.device)]
+    return counts.part, own, counts.within(run)
+
+
+@contextlib.contextmanager
+def _shown(
+    counts: sparse.csr_matrix | Stored, cells: Cells, codec: Codec, condition: Tensor | None, run: Run
+) -> Iterator[tuple[States, Run]]:
+    """What the field is shown, and the run in the order that this can be read in; no thread is left behind."""
+    if not isinstance(counts, Stored):
+        yield states_of(cells, codec, condition), run
+        return
+    with contextlib.closing(counts.streamed(run.device)) as streamed:
+        states = streamed.states(codec, condition)
+        yield states, run if codec.summarizes else replace(run, order=streamed.order)
 
 
 def learn_embedding(
@@ -178,7 +206,8 @@ def learn_embedding(
     codec = Embedding.fit(coordinates).to(run.device).eval()
     noise = _noise(recipe.noise, codec, conditions)
     network = network_of(recipe, codec, conditions, run)
-    flow = _flow(Coordinates(coordinates, run.device), codec, network, noise, conditions, condition, recipe, run)
+    states = states_of(Coordinates(coordinates, run.device), codec, condition)
+    flow = _flow(states, codec, network, noise, conditions, condition, recipe, run)
     return described(flow, (), provenance, recipe)
 
 
@@ -278,7 +307,7 @@ def network_of(recipe: Recipe, codec: Codec, conditions: Conditions, run: Run) -
 
 
 def _flow(
-    cells: Cells | Coordinates,
+    states: States,
     codec: Codec,
     network: nn.Module,
     noise: noises.Noise | None,
@@ -288,7 +317,6 @@ def _flow(
     run: Run,
 ) -> Flow:
     """Train the field, and put everything together on the CPU; without a noise, it is of the states' variance."""
-    states = states_of(cells, codec, condition)
     if noise is None:
         noise = noises.MatchedVariance.of(states.states(run.train[:1024], rng=run.generator(2)))
     lr = recipe.lr or default_lr(codec.dim)
@@ -320,7 +348,7 @@ def _flow(
         path=recipe.objective.path,
         noise=noise,
         conditions=conditions,
-        seen=seen_conditions(condition, len(cells)),
+        seen=seen_conditions(condition, len(run.train) + len(run.validation)),
         history=trained.history,
         provenance=facts,
         raw=trained.raw,

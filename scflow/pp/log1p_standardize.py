@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scflow import _keys
-from scflow._anndata import checked, counts_layer, read_counts, write_preprocessing
+from scflow._anndata import Store, checked, counts_layer, opened, read_counts, survey, write_preprocessing
 from scflow.codecs.statistics import gene_statistics, standardized
 from scflow.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from anndata.experimental import AnnCollection
 
 __all__ = ["log1p_standardize"]
 
 
 def log1p_standardize(
-    adata: AnnData,
+    adata: AnnData | AnnCollection | str | os.PathLike[str] | Sequence[AnnData | str | os.PathLike[str]],
     *,
     layer: str | None = None,
     target_sum: float | str = 1e4,
@@ -36,7 +39,8 @@ def log1p_standardize(
     Parameters
     ----------
     adata
-        Raw counts, in `.X` or a layer.
+        Raw counts, in `.X` or a layer. They need not be in memory: whatever :func:`scflow.tl.train` takes is read in
+        one pass, Dask arrays are computed chunk by chunk.
     layer
         Where the counts are; by default `.X`, or `.layers["counts"]` where `.X` does not hold counts.
     target_sum
@@ -53,9 +57,11 @@ def log1p_standardize(
     Returns
     -------
     AnnData or None
-        The copy where `copy=True`. Written are `.var["scflow_mean"]`, `.var["scflow_sd"]` (standard deviation, ddof 0),
-        `.var["scflow_dropout"]` (fraction of cells without the gene), `.uns["scflow_pp"]` (target_sum, clip, layer,
-        n_cells, n_genes) and, where asked for, `.layers["scflow_standardized"]`.
+        The copy where `copy=True`; for a path, a collection or a list, which nothing can be written to, their cells
+        without counts. The file of an AnnData that is backed stays as it is. Written are `.var["scflow_mean"]`,
+        `.var["scflow_sd"]` (standard deviation, ddof 0), `.var["scflow_dropout"]` (fraction of cells without the gene),
+        `.uns["scflow_pp"]` (target_sum, clip, layer, n_cells, n_genes) and, where asked for,
+        `.layers["scflow_standardized"]`.
 
     Raises
     ------
@@ -70,8 +76,11 @@ def log1p_standardize(
     >>> adata.var["scflow_dropout"].tolist()
     [0.0, 0.5]
     """
-    checked(adata)
     _check_clip(clip)
+    store = opened(adata, layer)
+    if store is not None:
+        return _streamed(store, target_sum, clip, key_added, unlike_files={"write_layer": write_layer, "copy": copy})
+    adata = checked(adata)
     adata = adata.copy() if copy else adata
     counts = read_counts(adata, layer)
     statistics = gene_statistics(counts, target_sum)
@@ -79,6 +88,22 @@ def log1p_standardize(
     if write_layer:
         adata.layers[_keys.slots(key_added).standardized] = standardized(counts, statistics, clip)
     return adata if copy else None
+
+
+def _streamed(
+    store: Store, target_sum: float | str, clip: float, key_added: str, *, unlike_files: Mapping[str, bool]
+) -> AnnData | None:
+    """One pass over cells that are not in memory."""
+    for option, wanted in unlike_files.items():
+        if wanted:
+            raise InputError(
+                f"{option}=True takes cells in memory, and {store.name} is not. Leave it out, or load the cells: "
+                "adata.to_memory() of an AnnData, anndata.read_h5ad(path) of a file."
+            )
+    none = np.zeros(0, dtype=np.int64)
+    survey(store, none, key_added=key_added, target_sum=target_sum, clip=clip, anew=True)
+    store.leave(store.cells, key_added)
+    return store.cells if store.kept is None else None
 
 
 def _check_clip(clip: object) -> None:

@@ -22,6 +22,7 @@ from scflow.matching.names import COUPLINGS, named
 from scflow.tl._course import course_of, split_points
 from scflow.tl._recipe import split
 from scflow.tl._roles import Chosen, roles_of
+from scflow.training.stored import Stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +37,8 @@ class Task:
     Attributes
     ----------
     data
-        Counts ``[n_cells, n_genes]`` or coordinates ``[n_cells, dim]``, of the cells that are learnt from alone.
+        Counts ``[n_cells, n_genes]`` or coordinates ``[n_cells, dim]``, of the cells that are learnt from alone; or
+        where counts are that are not in memory.
     conditions, condition
         The schema, and the cells' encoded conditions ``[n_cells, n_conditions]`` or ``None``.
     rows
@@ -107,7 +109,8 @@ class Task:
         if self.stages is not None:
             return f"{self.data.shape[0]:,} cells of {self.stages.n_points} time points"
         if self.roles is None:
-            return f"{self.data.shape[0]:,} cells"
+            here = f", {len(self.data.rows):,} of them in memory" if isinstance(self.data, Stored) else ""
+            return f"{self.data.shape[0]:,} cells{here}"
         return f"{len(self.roles.source):,} cells carried to {len(self.roles.target):,}"
 
 

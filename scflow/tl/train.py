@@ -19,6 +19,7 @@ from scflow.flow._identity import described, identity
 from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.flow._sourcing import learn_carrying
 from scflow.tl._course import check_alone, coupling_of
+from scflow.tl._given import Given
 from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.tl._recipe import (
     batch_size_of,
@@ -38,12 +39,13 @@ from scflow.training.history import Callback
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from anndata.experimental import AnnCollection
 
 __all__ = ["train"]
 
 
 def train(
-    adata: AnnData,
+    adata: AnnData | AnnCollection | str | os.PathLike[str] | Sequence[AnnData | str | os.PathLike[str]],
     *,
     condition: str | Sequence[str] | None = None,
     source: Mapping[str, Any] | None = None,
@@ -81,7 +83,12 @@ def train(
     Parameters
     ----------
     adata
-        Cells with raw counts, sparse or dense, in `.X` or in `layer`.
+        Cells with raw counts, sparse or dense, in `.X` or in `layer`. They need not be in memory: an AnnData that is
+        backed (``anndata.read_h5ad(path, backed="r")``), lazily read (``anndata.experimental.read_lazy``) or holds Dask
+        arrays, the path of a `.h5ad` or `.zarr` file, an ``anndata.experimental.AnnCollection``, or a list of any of
+        these with the same genes in the same order. Of more than 50,000 such cells the field sees all, a pool of
+        thousands at a time, and a random 50,000 are loaded, on which all else is fitted: the codec, the calibration,
+        the noise's rates. Fewer are loaded, and give the flow that they give from memory.
     condition
         Columns of `.obs` that cells are drawn by: categories, or numbers such as a dose. Labels that
         :func:`scflow.pp.embed` was told are combinations of parts, "A+B", are sums of vectors to the field; a flow can
@@ -176,7 +183,9 @@ def train(
     Flow
         The trained flow. It is also left in `.uns["scflow"]`, and the genes' statistics, where they were not there, in
         `.var["scflow_mean"]`, `["scflow_sd"]`, `["scflow_dropout"]` and `.uns["scflow_pp"]`. With a path, noise or
-        field of your own it is returned only, and a warning says so: it has no name to be kept by.
+        field of your own it is returned only, and a warning says so: it has no name to be kept by. Of cells on disk
+        these slots are written to the AnnData in memory alone, and not to the file; with a path, a collection or a list
+        the flow is returned only.
 
     Raises
     ------
@@ -194,11 +203,11 @@ def train(
     >>> flow.codec.name, flow.conditions.names
     ('counts', ('cell_type',))
     """
-    _anndata.checked(adata)
     carrying = source is not None or course is not None
-    if carrying and watch is not None:
-        given = "source=" if source is not None else "course="
-        raise InputError(f"watch={watch!r} draws cells from noise, and with {given} there is none. Leave watch out.")
+    option = "source=" if source is not None else "course=" if course is not None else ""
+    given = Given.of(adata, layer, use_rep, carrying=option)
+    cells = given.cells
+    _check_watch(watch, option)
     if course is not None:
         held_out = "groups" if isinstance(validation, str) and validation == "groups" else None
         check_alone(condition=condition, source=source, target=target, path=path, noise=noise, validation=held_out)
@@ -209,7 +218,7 @@ def train(
         space=space,
         objective=objective_of(path, time, weight, coupling if course is None else "auto", carrying=source is not None),
         noise=noise_of(noise, space, carrying=carrying),
-        steps=default_steps(adata.n_obs) if steps is None else whole(steps, "steps"),
+        steps=default_steps(cells.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
         optimisation=optimisation or Optimisation(),
         watch=watch if isinstance(watch, Watch) or watch is None else Watch(every=whole(watch, "watch")),
@@ -219,11 +228,10 @@ def train(
     where, fraction = device_of(device), share_of(validation)
     size = None if batch_size == "auto" else whole(batch_size, "batch_size")
     numbers, start = precision_of(precision, where), whole(seed, "seed", least=0)
-    data: Any = _anndata.read_embedding(adata, use_rep) if use_rep else _anndata.read_counts(adata, layer)
-    populations = (source, target, group)
+    data, populations = given.data(), (source, target, group)
     through = None if course is None else (course, coupling_of(coupling))
     held: dict[str, Any] = {"fraction": fraction, "size": size, "seed": start}
-    task = Task.of(adata, data, condition, populations, through, key_added=key_added, device=where, **held)
+    task = Task.of(cells, data, condition, populations, through, key_added=key_added, device=where, **held)
     run = Run(
         train=task.rows[0],
         validation=task.rows[1],
@@ -239,18 +247,27 @@ def train(
     recipe = for_groups(recipe, validation, task.roles, usual_steps=steps is None)
     dim = state_dim(space, data.shape, latent=recipe.latent, components=recipe.components)
     check_field(kind, settings, dim, task.conditions.inputs)
+    task = given.surveyed(task, run, key_added, fingerprint=keeping is not None)
+    layer = None if use_rep else given.source()
     if keeping is not None:
-        prepared = _preprocessing(adata, layer, use_rep, key_added)
-        genes = [] if use_rep else [str(name) for name in adata.var_names]
+        prepared = _preprocessing(cells, layer, use_rep, key_added)
+        genes = [] if use_rep else [str(name) for name in cells.var_names]
         prepared |= task.facts
         of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
         of["data"] |= described(task.belonging)
         run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
     warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
-        flow = _learn(adata, task, layer, use_rep, recipe, run, key_added)
-    _leave(adata, flow, key_added)
+        flow = _learn(cells, task, layer, use_rep, recipe, run, key_added)
+    _leave(cells, flow, key_added)
+    given.leave(key_added)
     return flow
+
+
+def _check_watch(watch: int | Watch | None, carrying: str) -> None:
+    """Raise where cells are to be drawn from noise, and are carried by the option `carrying`."""
+    if carrying and watch is not None:
+        raise InputError(f"watch={watch!r} draws cells from noise, and with {carrying} there is none. Leave watch out.")
 
 
 def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
@@ -288,13 +305,12 @@ def _learn(
         if task.roles is not None:
             return learn_carrying(task.data, None, 0.0, task.roles, *given, (), recipe, run, provenance)
         return learn_embedding(task.data, *given, recipe, run, provenance)
-    source = _anndata.counts_layer(adata, layer)
     done = _anndata.read_preprocessing(adata, key_added)
-    if done is None or done.layer != source:
-        pp.log1p_standardize(adata, layer=source, key_added=key_added)
+    if done is None or done.layer != layer:
+        pp.log1p_standardize(adata, layer=layer, key_added=key_added)
         done = _anndata.read_preprocessing(adata, key_added)
     assert done is not None
-    provenance |= {"layer": source or "X", "target_sum": done.statistics.target_sum}
+    provenance |= {"layer": layer or "X", "target_sum": done.statistics.target_sum}
     genes = tuple(str(name) for name in adata.var_names)
     if task.stages is not None:
         return learn_course(task.data, done.statistics, done.clip, task.stages, genes, recipe, run, provenance)
@@ -325,7 +341,6 @@ def _preprocessing(adata: AnnData, layer: str | None, use_rep: str | None, key_a
     """How counts become the network's input, as far as the caller decides it."""
     if use_rep:
         return {"use_rep": use_rep}
-    source = _anndata.counts_layer(adata, layer)
     done = _anndata.read_preprocessing(adata, key_added)
-    target, clip = (1e4, 10.0) if done is None or done.layer != source else (done.statistics.target_sum, done.clip)
-    return {"layer": source, "target_sum": float(target), "clip": float(clip)}
+    target, clip = (1e4, 10.0) if done is None or done.layer != layer else (done.statistics.target_sum, done.clip)
+    return {"layer": layer, "target_sum": float(target), "clip": float(clip)}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scflow.codecs import Codec
 
-__all__ = ["Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
+__all__ = ["Batches", "Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
 
 
 class Rows(Protocol):
@@ -125,6 +125,20 @@ def states_of(cells: Rows, codec: Codec, condition: Tensor | None) -> States:
     if codec.summarizes:
         return Summarized(cells, codec, condition)
     return Encoded(cells, codec, condition)
+
+
+class Batches(Protocol):
+    """The rows of one batch after another, without end, from a place that can be kept and gone back to."""
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Where it stands."""
+        ...
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        ...
 
 
 class Order:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
-from scflow.training.batches import Order, States
+from scflow.training.batches import States
 from scflow.training.history import Monitor
 from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
@@ -154,7 +154,7 @@ def fit_module(
     )
     columns = () if probe is None else probe.columns
     monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks, columns=columns)
-    batches = Order(run.train, run.batch_size, run.generator(3))
+    batches = run.order(run.train, run.batch_size, run.generator(3))
     optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
     with run.globals(8) as shared:
         keeper = run.keeper("flow", batches, [rng, *shared])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scflow.training.batches import Order
+from scflow.training.batches import Batches, Order
 from scflow.training.checkpoints import Checkpoints, Keeper
 from scflow.training.history import Callback
 from scflow.training.progress import Scaler
@@ -31,6 +31,8 @@ class Run:
         As `scflow.tl.train` has them, resolved.
     checkpoints
         Where the state of the run is kept, if anywhere.
+    order
+        In which order a field is shown its cells, from their rows, the size of a batch and a generator.
     """
 
     train: Tensor
@@ -42,6 +44,7 @@ class Run:
     progress: bool = True
     callbacks: Sequence[Callback] = ()
     checkpoints: Checkpoints | None = None
+    order: Callable[[Tensor, int, torch.Generator], Batches] = Order
 
     def generator(self, stream: int) -> torch.Generator:
         """One of the run's own streams of random numbers."""
@@ -74,7 +77,7 @@ class Run:
         train, validation = kept(self.train), kept(self.validation)
         return replace(self, train=train, validation=validation if len(validation) else train[:1])
 
-    def keeper(self, stage: str, order: Order, generators: Sequence[torch.Generator]) -> Keeper | None:
+    def keeper(self, stage: str, order: Batches, generators: Sequence[torch.Generator]) -> Keeper | None:
         """What keeps the state of a stage."""
         return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators)
 
