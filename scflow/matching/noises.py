@@ -243,11 +243,14 @@ class DropoutByCondition(Noise):
 
 
 def _masked(n: int, dim: int, rate: Tensor, jitter: float, rng: torch.Generator) -> Tensor:
-    """Standard normals ``[n, dim]``, zero with the probability `rate`, and normals of deviation `jitter` added."""
+    """Standard normals ``[n, dim]``, zero with the probability `rate`, and normals of deviation `jitter` added.
+
+    The sum of two normals is one: with the jitter's deviation where there is a zero, and elsewhere a little over 1.
+    """
     shape, device = (n, dim), rng.device
-    keep = torch.rand(shape, generator=rng, device=device) >= rate.to(device)
-    x = torch.randn(shape, generator=rng, device=device) * keep
-    return x.add_(torch.randn(shape, generator=rng, device=device), alpha=jitter)
+    zero = torch.rand(shape, generator=rng, device=device) < rate.to(device)
+    x = torch.randn(shape, generator=rng, device=device).mul_(math.hypot(1, jitter))
+    return torch.where(zero, x * (jitter / math.hypot(1, jitter)), x)
 
 
 def _check_masked(rate: Tensor, jitter: float) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scflow.errors import InputError
 from scflow.matching import couplings, paths, times, weights
+from scflow.matching.preconditioning import Preconditioned
 
 __all__ = ["FlowMatching", "Velocity"]
 
@@ -122,8 +123,11 @@ class FlowMatching:
 
     def losses(self, field: Velocity, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """The weighted loss of every cell, ``[n]``: the squared error of the velocity, averaged over coordinates."""
-        x, velocity = self.path.sample(x0, x1, t)
-        error: Tensor = (field(x, t, condition).float() - velocity).square().flatten(1).mean(1)
+        if isinstance(field, Preconditioned) and field.path == self.path:
+            error = field.errors(x0, x1, t, condition)
+        else:
+            x, velocity = self.path.sample(x0, x1, t)
+            error = (field(x, t, condition).float() - velocity).square().flatten(1).mean(1)
         return error if self._even else self.loss_weight(t) * error
 
     def draw_times(self, n: int, *, rng: torch.Generator) -> Tensor:

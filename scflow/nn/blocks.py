@@ -48,8 +48,7 @@ class AdaLN(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """``[n, ..., width]`` and ``[n, context]`` to ``[n, ..., width]``."""
         scale, shift = self.modulation(context).reshape(len(x), *(1,) * (x.ndim - 2), -1).chunk(2, dim=-1)
-        out: Tensor = self.norm(x) * (1 + scale) + shift
-        return out
+        return torch.addcmul(shift, self.norm(x), 1 + scale)
 
 
 class ResidualBlock(nn.Module):
