@@ -44,6 +44,8 @@ class Request:
     """Of a rival; None: its own default."""
     seed: int = 0
     threads: int | None = None
+    precision: str = "auto"
+    """Of scflow's field."""
 
 
 class Drawn(NamedTuple):
@@ -105,7 +107,7 @@ def scflow_space(request: Request) -> Callable[[AnnData], dict[str, Draw]]:
     train, generate = scflow.tl.train, scflow.tl.generate
 
     def learn(cells: AnnData) -> dict[str, Draw]:
-        given = {"condition": CONDITION, "space": request.space, "steps": request.steps}
+        given = {"condition": CONDITION, "space": request.space, "steps": request.steps, "precision": request.precision}
         flow = train(cells, **given, seed=request.seed, progress=False)
 
         def draw(way: str, wanted: NDArray[np.str_]) -> sparse.csr_matrix:

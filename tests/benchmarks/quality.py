@@ -106,6 +106,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--metrics", nargs="+", default=list(METRICS), help="of scflow.tl.score (its default ones)")
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
+    parser.add_argument("--precision", default="auto", help="of scflow's field: auto, float32, bfloat16 (%(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"pbmc68k, seed 0, {QUICK_STEPS} steps: does it run?")
     parser.add_argument("--out", type=Path, help="write every figure to this .csv, and the table beside it as .md")
     parser.add_argument("--resume", action="store_true", help="keep what --out holds, whatever it was run with")
@@ -168,7 +169,7 @@ def requests(options: argparse.Namespace, n_cells: int, seed: int) -> Iterator[R
                 steps, rows = (options.steps or default_steps(n_cells)) // SHARE, [f"{space}{SMALL}"]
             elif space == options.default:
                 rows.append(f"{space}{INDEPENDENT}")
-            yield Request(space, tuple(rows), steps=steps, **common)
+            yield Request(space, tuple(rows), steps=steps, precision=options.precision, **common)
     for space in ("scvi", "dca"):
         rows = [label for name, label in RIVALS.items() if name in options.rivals and name.startswith(space)]
         if rows:
