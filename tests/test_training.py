@@ -17,11 +17,12 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow import nn
-from scflow.codecs import Embedding, Standardized
+from scflow.codecs import Codec, Embedding, Standardized, gene_statistics
+from scflow.codecs.statistics import library_sizes
 from scflow.matching import FlowMatching, noises
-from scflow.training import Plan, Run, Trained, fit_field, train
+from scflow.training import Plan, Run, Trained, batches, fit_field, train
 from scflow.training.averages import Constant, Ramp
-from scflow.training.batches import Cells, Coordinates, Encoded, Order, Summarized, states_of
+from scflow.training.batches import Cells, Coordinates, Encoded, Order, Summarized, smallest, states_of
 from scflow.training.history import COLUMNS, Monitor
 from scflow.training.optim import WeightAverage, adamw, schedule, warmup_steps
 from scflow.training.pairs import dropped
@@ -85,11 +86,64 @@ def test_a_large_count_is_exact() -> None:
     assert Cells(counts, CPU).dense(torch.tensor([0])).tolist() == [[0.0, 2.0**24]]
 
 
+@pytest.mark.parametrize("rows", [[7, 1, 3, 1], [3], []])
+def test_padded_entries_are_the_exact_ones(rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device is no CPU, rows are as long as the longest; what is too much is written beside the cells."""
+    cells, wanted = Cells(some_counts(), CPU), torch.tensor(rows, dtype=torch.int64)
+    exact = cells.entries(wanted)
+    monkeypatch.setattr(cells, "_exactly", cells._padded)
+    padded = cells.entries(wanted)
+    assert len(padded.value) == len(rows) * cells.longest >= len(exact.value)
+    assert torch.equal(padded.dense(), exact.dense())
+    assert torch.equal(padded.sizes, exact.sizes)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0, 255], np.uint8),
+        ([0, 256], np.int16),
+        ([-1, 3], np.int16),
+        ([40_000], np.int32),
+        ([2**31], np.float64),
+        ([0.5, 2], np.float64),
+        ([], np.uint8),
+    ],
+)
+def test_the_smallest_type_is_exact(values: list[float], kind: type) -> None:
+    found = smallest(np.array(values, dtype=np.float64))
+    assert found.dtype == kind
+    assert found.tolist() == values
+
+
+def test_cells_that_a_device_has_no_room_for_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors of the device "meta" have no values: what is there would not be found on the CPU."""
+    meta = torch.device("meta")
+    assert Cells(some_counts(), meta).value.device == meta
+    monkeypatch.setattr(batches, "fits", lambda *_: False)
+    held = Cells(some_counts("int64"), meta)
+    assert held.value.device == held.gene.device == held.start.device == CPU
+    assert held.value.dtype == held.gene.dtype == torch.uint8
+    assert held.entries(torch.tensor([1, 2])).value.device == meta
+
+
 # States.
+
+
+def test_stored_counts_are_encoded_as_dense_ones() -> None:
+    counts = some_counts()[4:]
+    codec = Standardized.fit(gene_statistics(counts), library_sizes(counts), clip=1.5)
+    entries = Cells(counts, CPU).entries(torch.arange(36))
+    expected = codec.encode(torch.from_numpy(counts.toarray()), None, rng=generator())
+    found = codec.encode_entries(entries, None, rng=generator())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert bool((found[:, :-1].abs() == 1.5).any())
 
 
 class Halves(Standardized):
     """Counts halved, and the condition beside them: a codec that shows what it was given."""
+
+    encode_entries = Codec.encode_entries
 
     def encode(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         return torch.cat([counts / 2, torch.zeros(len(counts), 1) if condition is None else condition], dim=1)

@@ -4,6 +4,7 @@ from scflow.codecs.base import Codec
 from scflow.codecs.calibration import Calibration
 from scflow.codecs.counts import Counts
 from scflow.codecs.embedding import Embedding
+from scflow.codecs.entries import Entries
 from scflow.codecs.ordering import coexpression_order
 from scflow.codecs.pca import PCA
 from scflow.codecs.quantile import Quantile
@@ -16,6 +17,7 @@ __all__ = [
     "Codec",
     "Counts",
     "Embedding",
+    "Entries",
     "GeneStatistics",
     "Quantile",
     "Standardized",

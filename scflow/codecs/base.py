@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scflow.codecs.entries import Entries
+
 __all__ = ["Codec", "LibrarySize", "branch", "design", "design_width"]
 
 Settings = dict[str, Any]
@@ -86,6 +88,10 @@ class Codec(nn.Module, ABC):
     def encode(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """States ``[n, dim]`` of the counts ``[n, n_genes]``."""
         return self.draw(self.summarize(counts, condition), rng=rng)
+
+    def encode_entries(self, counts: Entries, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
+        """The same of counts as they are stored; a codec that maps each by itself need not make them dense first."""
+        return self.encode(counts.dense(), condition, rng=rng)
 
     def summarize(self, counts: Tensor, condition: Tensor | None) -> Tensor:
         """What has to be kept of each cell to draw its state."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scflow.codecs.base import Codec, LibrarySize, Settings, branch
+from scflow.codecs.entries import Entries
 from scflow.codecs.statistics import EPSILON, GeneStatistics
 
 __all__ = ["Standardized"]
@@ -85,6 +86,17 @@ class Standardized(Codec):
     def encode(self, counts: Tensor, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
         """Standardise; nothing is drawn."""
         return torch.cat([self.expression(counts), self.library.encode(counts.sum(1, keepdim=True))], dim=1)
+
+    def encode_entries(self, counts: Entries, condition: Tensor | None, *, rng: torch.Generator) -> Tensor:
+        """Standardise what is stored; each gene has one value for all cells without it."""
+        sizes, gene = counts.sizes, counts.gene
+        scale = self.target_sum / sizes.clamp_min(1.0)
+        x = counts.value.mul(torch.cat([scale, scale.new_ones(1)])[counts.cell]).log1p_()
+        x = x.sub_(self.mean[gene]).div_((self.sd + EPSILON)[gene]).clamp_(-self.clip, self.clip)
+        absent = (-self.mean / (self.sd + EPSILON)).clamp_(-self.clip, self.clip)
+        states = counts.filled(x, torch.cat([absent, absent.new_zeros(1)]))
+        states[:, -1:] = self.library.encode(sizes[:, None])
+        return states
 
     def expected(self, expression: Tensor, library: Tensor) -> Tensor:
         """Standardised expression and the library coordinate to expected counts, which may be just below zero."""

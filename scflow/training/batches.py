@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from scflow.codecs import Codec
+from scflow.codecs import Codec, Entries
 
 __all__ = ["Batches", "Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
 
@@ -29,37 +30,65 @@ class Rows(Protocol):
         """The given rows, float32 ``[len(rows), n]``."""
         ...
 
+    def entries(self, rows: Tensor) -> Entries | None:
+        """The given rows as they are stored; None where that is dense."""
+        ...
+
 
 class Cells:
-    """Sparse counts on a device, as they are: the arrays are shared with the matrix where the device is the CPU."""
+    """Sparse counts on a device, as they are: the arrays are shared with the matrix where the device is the CPU.
+
+    Elsewhere they are of the smallest types that hold them exactly. Where they leave too little room there, they stay
+    on the CPU, and each batch goes over.
+    """
 
     def __init__(self, counts: sparse.csr_matrix, device: torch.device) -> None:
         self.n_cells, self.n_genes = (int(n) for n in counts.shape)
-        self.start = torch.from_numpy(np.asarray(counts.indptr, dtype=np.int64)).to(device)
-        self.gene = _shared(counts.indices).to(device)
-        self.value = _shared(counts.data).to(device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the counts are."""
-        return self.value.device
+        self.device, self.longest = device, int(np.diff(counts.indptr).max(initial=0))
+        value, gene = counts.data, counts.indices
+        if device.type != "cpu":
+            value, gene = smallest(value), smallest(gene)
+        self.home = device if fits(value.nbytes + gene.nbytes, device) else torch.device("cpu")
+        self.start = torch.from_numpy(np.asarray(counts.indptr, dtype=np.int64)).to(self.home)
+        self.gene, self.value = _shared(gene).to(self.home), _shared(value).to(self.home)
 
     def __len__(self) -> int:
         return self.n_cells
 
     def dense(self, rows: Tensor) -> Tensor:
         """The given cells' counts, float32 ``[len(rows), n_genes]``."""
+        return self.entries(rows).dense()
+
+    def entries(self, rows: Tensor) -> Entries:
+        """The given cells' counts as they are stored.
+
+        How many there are is known on the CPU alone: elsewhere every cell has as many as the longest, the rest being
+        padding, and no step waits for the device to count.
+        """
+        rows = rows.to(self.home)
+        cell, stored = self._exactly(rows) if self.home.type == "cpu" else self._padded(rows)
+        value, gene = self.value[stored].to(self.device), self.gene[stored].to(self.device)
+        cell = cell.to(self.device)
+        value = torch.where(cell < len(rows), value.to(torch.float32), 0)
+        return Entries(cell, gene.long(), value, len(rows), self.n_genes)
+
+    def _exactly(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each stored count the cell it belongs to, by its place among `rows`, and where it is."""
         first = self.start[rows]
         length = self.start[rows + 1] - first
         end = length.cumsum(0)
         total = int(end[-1]) if len(end) else 0
         shift = torch.repeat_interleave(first - end + length, length, output_size=total)
-        stored = torch.arange(total, device=rows.device) + shift
-        offset = torch.arange(len(rows), device=rows.device) * self.n_genes
-        place = torch.repeat_interleave(offset, length, output_size=total)
-        out = torch.zeros(len(rows) * self.n_genes, device=rows.device)
-        out.index_put_((place + self.gene[stored],), self.value[stored].to(torch.float32))
-        return out.view(len(rows), self.n_genes)
+        cell = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), length, output_size=total)
+        return cell, torch.arange(total, device=rows.device) + shift
+
+    def _padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, as many for each cell as the longest has; what is too many belongs to a cell that is not there."""
+        place = torch.arange(self.longest, device=rows.device)
+        first, stop = self.start[rows][:, None], self.start[rows + 1][:, None]
+        stored = first + place
+        cell = torch.where(stored < stop, torch.arange(len(rows), device=rows.device)[:, None], len(rows))
+        return cell.flatten(), stored.clamp_max(len(self.value) - 1).flatten()
 
 
 class Coordinates:
@@ -80,6 +109,9 @@ class Coordinates:
         """The given rows."""
         return self.values[rows]
 
+    def entries(self, rows: Tensor) -> None:
+        """Nothing is sparse."""
+
 
 class States(Protocol):
     """Where a batch's states come from."""
@@ -97,9 +129,12 @@ class Encoded:
 
     @torch.no_grad()
     def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
-        """Gather, make dense, encode."""
+        """Gather and encode."""
         condition = None if self.condition is None else self.condition[rows]
-        return self.codec.encode(self.cells.dense(rows), condition, rng=rng)
+        stored = self.cells.entries(rows)
+        if stored is None:
+            return self.codec.encode(self.cells.dense(rows), condition, rng=rng)
+        return self.codec.encode_entries(stored, condition, rng=rng)
 
 
 class Summarized:
@@ -170,6 +205,22 @@ class Order:
         """Go on from there: the shuffle is made anew, and what came before the place is left out."""
         self.place = int(values["place"])
         self.rng.set_state(tensors["before"])
+
+
+def smallest(whole: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in the smallest type that holds all of them exactly and that tensors have; others as they are."""
+    least, most = (whole.min(), whole.max()) if len(whole) else (0, 0)
+    for kind in (np.uint8, np.int16, np.int32):
+        known = np.iinfo(kind)
+        if known.min <= least and most <= known.max and np.dtype(kind).itemsize < whole.dtype.itemsize:
+            small = whole.astype(kind)
+            return small if np.array_equal(small, whole) else whole
+    return whole
+
+
+def fits(n_bytes: int, device: torch.device) -> bool:
+    """Whether so much may stay on the device: a CUDA device is left half of what is free there."""
+    return device.type != "cuda" or n_bytes <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _shared(array: Any) -> Tensor:

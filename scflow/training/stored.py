@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from scflow.codecs import Codec
+from scflow.codecs import Codec, Entries
 from scflow.training.batches import Cells, Encoded, States, Summarized
 from scflow.training.run import Run
 
@@ -121,13 +121,17 @@ class Streamed:
 
     def dense(self, rows: Tensor) -> Tensor:
         """The given cells' counts, float32 ``[len(rows), n_genes]``; those that nobody holds are read."""
+        return self.entries(rows).dense()
+
+    def entries(self, rows: Tensor) -> Entries:
+        """The same as they are stored."""
         for held in (self.pool, self.part):
-            found = None if held is None else held.dense(rows)
+            found = None if held is None else held.entries(rows)
             if found is not None:
                 return found
         order = torch.unique(rows)
         cells = Cells(self.counts.read(order.cpu().numpy()), self.device)
-        return cells.dense(torch.searchsorted(order, rows))
+        return cells.entries(torch.searchsorted(order, rows))
 
     def states(self, codec: Codec, condition: Tensor | None) -> States:
         """Where a batch's states come from; a codec that summarises sees every cell once, and no file is read after."""
@@ -172,10 +176,10 @@ class _Held:
     def __init__(self, rows: Tensor, cells: Cells) -> None:
         self.rows, self.cells = rows, cells
 
-    def dense(self, rows: Tensor) -> Tensor | None:
+    def entries(self, rows: Tensor) -> Entries | None:
         """Counts of the given cells, if all are here."""
         place = torch.searchsorted(self.rows, rows).clamp_max(len(self.rows) - 1)
-        return self.cells.dense(place) if torch.equal(self.rows[place], rows) else None
+        return self.cells.entries(place) if torch.equal(self.rows[place], rows) else None
 
 
 class _Passing:
@@ -191,11 +195,15 @@ class _Passing:
 
     def dense(self, rows: Tensor) -> Tensor:
         """The given cells' counts, float32 ``[len(rows), n_genes]``."""
+        return self.entries(rows).dense()
+
+    def entries(self, rows: Tensor) -> Entries:
+        """The same as they are stored."""
         first, last = int(rows[0]), int(rows[-1])
         if self.cells is None or first < self.first or last >= self.first + len(self.cells):
             stop = min(len(self), max(last + 1, first + self.most))
             self.first, self.cells = first, Cells(self.counts.read(np.arange(first, stop)), self.device)
-        return self.cells.dense(rows - self.first)
+        return self.cells.entries(rows - self.first)
 
 
 class _Pool(NamedTuple):
