@@ -131,9 +131,10 @@ def test_cells_that_a_device_has_no_room_for_stay_on_the_cpu(monkeypatch: pytest
 
 
 def test_stored_counts_are_encoded_as_dense_ones() -> None:
-    counts = some_counts()[4:]
+    counts = some_counts()
+    counts = counts[np.diff(counts.indptr) > 0]
     codec = Standardized.fit(gene_statistics(counts), library_sizes(counts), clip=1.5)
-    entries = Cells(counts, CPU).entries(torch.arange(36))
+    entries = Cells(counts, CPU).entries(torch.arange(counts.shape[0]))
     expected = codec.encode(torch.from_numpy(counts.toarray()), None, rng=generator())
     found = codec.encode_entries(entries, None, rng=generator())
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
