@@ -132,6 +132,8 @@ def _train(commands: Any) -> None:
     _seed(add)
     add("--checkpoint", "where to keep the state of the run, to go on after a break", metavar="FOLDER", shown="nowhere")
     add("--resume", "go on with the run in the checkpoint's folder", action="store_true", shown="start anew")
+    trace: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "metavar": "TRACE.json"}
+    add("--profile", "write a trace of some steps, for ui.perfetto.dev", shown="none", **trace)
     add("--watch", "draw and score a few cells at every N-th look", type=_whole, metavar="N", shown="never")
     _progress(add)
     add("--key-added", "the slot in .uns of an .h5ad output", default="scflow", metavar="NAME")

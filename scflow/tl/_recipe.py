@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ __all__ = [
     "share_of",
     "space_of",
     "split",
+    "trace_of",
     "warn_of",
 ]
 
@@ -197,10 +200,27 @@ def for_groups(recipe: Recipe, validation: float | str, roles: Roles | None, *, 
 def precision_of(precision: str, device: torch.device) -> str:
     """The precision by its own name, as far as the device has it."""
     if precision == "auto":
-        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
     if precision not in _PRECISIONS:
         raise InputError(f"precision={precision!r} is not known. Choose 'auto', 'float32', 'bfloat16' or 'float16'.")
     return precision
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has units that multiply matrices of bfloat16: GPUs of today, and CPUs with AMX."""
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def trace_of(profile: bool | str | os.PathLike[str]) -> Path | None:
+    """Where the trace of a run goes, if anywhere; the folder has to be there."""
+    if profile is False:
+        return None
+    path = Path("scflow_trace.json" if profile is True else profile)
+    if not path.parent.is_dir():
+        raise InputError(f"profile={str(path)!r} names a file in a folder that is not there. Make it, or name another.")
+    return path
 
 
 def split(

@@ -31,6 +31,7 @@ from scflow.tl._recipe import (
     precision_of,
     share_of,
     space_of,
+    trace_of,
     warn_of,
 )
 from scflow.tl._task import Task
@@ -74,6 +75,7 @@ def train(
     progress: bool = True,
     optimisation: Optimisation | None = None,
     watch: int | Watch | None = None,
+    profile: bool | str | os.PathLike[str] = False,
     key_added: str = "scflow",
 ) -> Flow:
     """Learn the cells of `adata` by flow matching.
@@ -153,7 +155,7 @@ def train(
         groups would go on for thousands. ``"auto"`` does so where some groups have source cells alone.
     precision
         ``"float32"``, or ``"bfloat16"`` or ``"float16"`` (network only, the latter with a gradient scaler); ``"auto"``
-        takes bfloat16 on a GPU that has it.
+        takes bfloat16 on a GPU that has it, and on a CPU with matrix units for it (AMX).
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     seed
@@ -170,11 +172,14 @@ def train(
     progress
         Show a progress bar (in a terminal or notebook) and say what is trained on what.
     optimisation
-        Schedule, warm-up, weight decay, clip, gradient accumulation and weight average: a
+        Schedule, warm-up, weight decay, clip, gradient accumulation, weight average and `torch.compile`: a
         :class:`scflow.training.Optimisation`.
     watch
         Draw a few cells at every so many looks and score them against validation cells, into the history: a number, or
         a :class:`scflow.flow.Watch`. ``None`` does not.
+    profile
+        Write a trace of five steps of the field's training, in JSON for https://ui.perfetto.dev: to this file, or to
+        ``"scflow_trace.json"``.
     key_added
         The slots' name.
 
@@ -241,6 +246,7 @@ def train(
         precision=numbers,
         progress=progress,
         callbacks=tuple(callbacks),
+        trace=trace_of(profile),
     )
     check_groups(recipe.noise, task.conditions)
     recipe = knowing(recipe, task.conditions)

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
 from scflow.training.batches import States
+from scflow.training.compiling import compiled
 from scflow.training.history import Monitor
 from scflow.training.loop import Trained, train
 from scflow.training.optim import adamw
 from scflow.training.pairs import Fresh, Pairs
 from scflow.training.probes import Look, TimeBins, Watching
+from scflow.training.profiling import traced
 from scflow.training.progress import Plan
 from scflow.training.run import Run
 from scflow.training.settings import Optimisation
@@ -103,24 +105,38 @@ def fit_pairs(
     """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
     rng, bins = run.generator(1), TimeBins(objective)
 
-    def loss(rows: Tensor) -> Tensor:
+    def terms(rows: Tensor) -> tuple[Tensor, Tensor]:
         x0, x1, c, group = pairs.draw(rows, rng=rng)
-        losses, t = objective.terms(field, x0, x1, c, rng=rng, group=group)
+        return objective.terms(field, x0, x1, c, rng=rng, group=group)
+
+    def loss(rows: Tensor) -> Tensor:
+        losses, t = terms(rows)
         bins.add(t, losses)
         return losses.mean()
 
-    return fit_module(
-        field,
-        loss,
-        _fixed_validation(field, pairs, objective, run),
-        run,
-        rng,
-        steps=steps,
-        lr=lr,
-        optimisation=optimisation,
-        probe=Watching(bins, field, look, columns=look_columns, every=look_every),
-        patience=patience,
-    )
+    def trial() -> None:
+        before = rng.get_state()
+        with run.autocast():
+            value = terms(run.train[: run.batch_size])[0].mean()
+        value.backward()  # type: ignore[no-untyped-call]
+        field.zero_grad(set_to_none=True)
+        rng.set_state(before)
+
+    settings = optimisation or Optimisation()
+    network = field.network if isinstance(field, Preconditioned | Bare) else field
+    with compiled(network, settings.compile, trial, steps=steps):
+        return fit_module(
+            field,
+            loss,
+            _fixed_validation(field, pairs, objective, run),
+            run,
+            rng,
+            steps=steps,
+            lr=lr,
+            optimisation=settings,
+            probe=Watching(bins, field, look, columns=look_columns, every=look_every),
+            patience=patience,
+        )
 
 
 def fit_module(
@@ -156,7 +172,7 @@ def fit_module(
     monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks, columns=columns)
     batches = run.order(run.train, run.batch_size, run.generator(3))
     optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
-    with run.globals(8) as shared:
+    with run.globals(8) as shared, traced(run.trace, run.device, steps) as after_step:
         keeper = run.keeper("flow", batches, [rng, *shared])
         return train(
             module,
@@ -170,6 +186,7 @@ def fit_module(
             scaler=run.scaler(),
             keeper=keeper,
             probe=probe,
+            after_step=after_step,
         )
 
 

@@ -50,6 +50,7 @@ def train(
     scaler: Scaler | None = None,
     keeper: Keeper | None = None,
     probe: Probe | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Teach `module`, in place, and leave it with the weight average that was best on the validation cells.
 
@@ -66,6 +67,8 @@ def train(
         Writes checkpoints at looks, and puts everything back to where the last one found it.
     probe
         Asked for more columns of the history at each look.
+    after_step
+        Called after each step.
 
     Raises
     ------
@@ -79,7 +82,9 @@ def train(
     module.train()
     try:
         while run.step < plan.steps and run.best.age <= plan.patience:
-            if not _stepped(run, loss, source, precision, running):
+            stepped = _stepped(run, loss, source, precision, running)
+            after_step()
+            if not stepped:
                 continue
             if run.step % plan.every and run.step < plan.steps:
                 continue

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class Run:
         As `scflow.tl.train` has them, resolved.
     checkpoints
         Where the state of the run is kept, if anywhere.
+    trace
+        Where a trace of some steps goes, if anywhere.
     order
         In which order a field is shown its cells, from their rows, the size of a batch and a generator.
     """
@@ -45,6 +48,7 @@ class Run:
     callbacks: Sequence[Callback] = ()
     checkpoints: Checkpoints | None = None
     order: Callable[[Tensor, int, torch.Generator], Batches] = Order
+    trace: Path | None = None
 
     def generator(self, stream: int) -> torch.Generator:
         """One of the run's own streams of random numbers."""

@@ -34,6 +34,9 @@ class Optimisation:
     average
         The weight average that cells are drawn with: ``"ramp"``, ``"constant"``, ``"power"``, ``"none"``, or an object
         of :mod:`scflow.training.averages` with a decay or width of its own.
+    compile
+        Whether the network is compiled by `torch.compile`; ``"auto"`` on a GPU, where it is measured to pay for itself
+        in this run. On a CPU compiling takes longer than most runs gain.
 
     Examples
     --------
@@ -47,6 +50,7 @@ class Optimisation:
     clip: float = 1.0
     accumulate: int = 1
     average: Average | str = field(default_factory=Ramp)
+    compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -62,6 +66,8 @@ class Optimisation:
                     "or pass a scflow.training.averages.Average."
                 )
             object.__setattr__(self, "average", AVERAGES[self.average]())
+        if self.compile not in (True, False, "auto"):
+            raise InputError(f"compile={self.compile!r} is not known. Choose True, False or 'auto'.")
         if self.warmup is not None:
             _at_least("warmup", self.warmup, 1)
         _at_least("accumulate", self.accumulate, 1)

@@ -1,0 +1,225 @@
+"""What makes training fast, and does not change what is learnt."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anndata import AnnData
+from torch import Tensor, nn
+
+import scflow
+from scflow.matching import FlowMatching, Preconditioned, Shift, noises, paths
+from scflow.matching.preconditioning import Bare
+from scflow.tl._recipe import precision_of
+from scflow.training import Optimisation
+from scflow.training.compiling import compiled, pays
+from scflow.training.profiling import traced
+
+QUICK: dict[str, Any] = {"condition": "cell_type", "space": "pca", "progress": False}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cells() -> AnnData:
+    return scflow.datasets.simulate(n_cells=200, n_genes=50, seed=0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Linear(nn.Module):
+    """A network of one layer, which sees the time."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(dim + 1, dim)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        out: Tensor = self.layer(torch.cat([x, t[:, None]], dim=1))
+        return out
+
+
+# The loss at once.
+
+
+@pytest.mark.parametrize(
+    "path",
+    [paths.Linear(), paths.VariancePreserving(), paths.VariancePreservingLinear()],
+    ids=lambda path: type(path).__name__,
+)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_loss_at_once_is_that_of_the_velocities(path: paths.Affine, shifted: bool) -> None:
+    """Value and gradient, with a coordinate that never varies."""
+    n, dim, rng = 9, 5, generator()
+    torch.manual_seed(0)
+    x0, x1 = (torch.randn(n, dim, generator=rng) for _ in range(2))
+    t, condition = torch.rand(n, generator=rng) * path.end, torch.randn(n, 2, generator=rng)
+    sd = torch.tensor([0.5, 1.0, 2.0, 0.0, 1.0])
+    shift = Shift(torch.randn(2, dim, generator=rng)) if shifted else None
+    field = Preconditioned(Linear(dim), path, sd, sd.flip(0) + 0.1, shift).double()
+    x0, x1, t, condition = (x.double() for x in (x0, x1, t, condition))
+    objective = FlowMatching(path=path)
+    at_once = objective.losses(field, x0, x1, t, condition)
+    one_by_one = objective.losses(lambda *given: field(*given), x0, x1, t, condition)
+    torch.testing.assert_close(at_once, one_by_one, rtol=1e-5, atol=1e-6)
+    weights = torch.rand(n, generator=rng).double()
+    gradients = [torch.autograd.grad(losses @ weights, list(field.parameters())) for losses in (at_once, one_by_one)]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_of_pictures_is_that_of_the_velocities() -> None:
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3, 1, 1))
+
+        def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+            return self.scale * x
+
+    rng = generator()
+    x0, x1 = (torch.randn(4, 3, 2, 2, generator=rng) for _ in range(2))
+    t, sd = torch.rand(4, generator=rng), torch.tensor([0.5, 1.0, 2.0]).reshape(3, 1, 1)
+    field, objective = Preconditioned(Same(), paths.Linear(), sd, torch.ones(3, 1, 1)), FlowMatching()
+    at_once = objective.losses(field, x0, x1, t, None)
+    assert at_once.shape == (4,)
+    torch.testing.assert_close(at_once, objective.losses(lambda *given: field(*given), x0, x1, t, None))
+
+
+def test_a_field_on_another_path_is_compared_with_its_velocity() -> None:
+    """At once is only right where the objective follows the field's own path."""
+    rng = generator()
+    x0, x1 = (torch.randn(6, 2, generator=rng) for _ in range(2))
+    t, field = torch.rand(6, generator=rng), Preconditioned(Linear(2), paths.Linear(), torch.ones(2), torch.ones(2))
+    objective = FlowMatching(path=paths.VariancePreserving())
+    expected = objective.losses(lambda *given: field(*given), x0, x1, t, None)
+    assert torch.equal(objective.losses(field, x0, x1, t, None), expected)
+    assert torch.isfinite(objective.losses(Bare(Linear(2)), x0, x1, t, None)).all()
+
+
+def test_masked_noise_is_the_sum_of_a_masked_normal_and_a_jitter() -> None:
+    """By its law: the share of small values, and the variance of either part."""
+    x = noises.Dropout(torch.tensor([0.3, 0.0, 1.0]), jitter=0.01).sample(200_000, 3, rng=generator())
+    small = (x.abs() < 0.05).double().mean(0)
+    # A normal of deviation 1 is within 0.05 of 0 with the probability 0.0399.
+    torch.testing.assert_close(small, torch.tensor([0.3 + 0.7 * 0.0399, 0.0399, 1.0]).double(), rtol=0, atol=0.004)
+    variance = x.double().var(0)
+    torch.testing.assert_close(variance, torch.tensor([0.7 + 1e-4, 1 + 1e-4, 1e-4]).double(), rtol=0.02, atol=0)
+
+
+# Precision.
+
+
+def test_auto_takes_bfloat16_where_there_are_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert precision_of("auto", CPU) == "bfloat16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert precision_of("auto", CPU) == "float32"
+    assert precision_of("bfloat16", CPU) == "bfloat16"
+
+
+# A trace.
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(30, 5), (17, 5), (6, 6)])
+def test_a_trace_is_of_some_steps(steps: int, expected: int, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    with traced(trace, CPU, steps) as after_step:
+        for _ in range(steps):
+            torch.ones(3).relu()
+            after_step()
+    names = [event.get("name") for event in json.loads(trace.read_text())["traceEvents"]]
+    assert names.count("aten::relu") == expected
+
+
+def test_profile_writes_a_trace_of_the_training(
+    cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scflow.tl.train(cells, use_rep="truth_programmes", steps=4, profile=True, progress=False)
+    names = {event.get("name") for event in json.loads(Path("scflow_trace.json").read_text())["traceEvents"]}
+    assert {"aten::addmm", "aten::_fused_adamw_", "_SquaredErrorBackward"} <= names
+
+
+def test_a_trace_into_no_folder_is_an_error_before_any_work(cells: AnnData, tmp_path: Path) -> None:
+    before = list(cells.uns)
+    with pytest.raises(scflow.errors.InputError, match=r"in a folder that is not there"):
+        scflow.tl.train(cells, steps=4, profile=tmp_path / "none" / "trace.json", **QUICK)
+    assert list(cells.uns) == before
+
+
+# Compiling.
+
+
+class Pretended(nn.Linear):
+    """A network whose compilation is pretended, and takes so many seconds; what it then takes differs."""
+
+    def __init__(self, compiling: float, eager: float, fast: float) -> None:
+        super().__init__(2, 2)
+        self.compiling, self.eager, self.fast, self.compilations = compiling, eager, fast, 0
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        waiting = [self.compiling]
+
+        def call(x: Tensor) -> Tensor:
+            time.sleep(waiting.pop() if waiting else self.fast)
+            return x
+
+        self._compiled_call_impl: Callable[[Tensor], Tensor] | None = call
+        self.compilations += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.eager)
+        return x
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1000, True), (2, False)])
+def test_compiling_pays_over_many_steps(steps: int, expected: bool) -> None:
+    """0.1 s for 10 ms less a step."""
+    network, x = Pretended(0.1, 0.012, 0.002), torch.ones(1, 2)
+    network.compile()
+    assert pays(network, lambda: network(x), steps) is expected
+
+
+def test_compiling_that_makes_steps_slower_never_pays() -> None:
+    network, x = Pretended(0.0, 0.002, 0.01), torch.ones(1, 2)
+    network.compile()
+    assert not pays(network, lambda: network(x), 10**6)
+
+
+@pytest.mark.parametrize(("choice", "expected"), [(True, True), (False, False), ("auto", False)])
+def test_a_network_is_compiled_while_it_is_trained_where_that_was_asked_for(choice: bool | str, expected: bool) -> None:
+    network = Pretended(0, 0, 0)
+    with compiled(network, choice, lambda: network(torch.ones(1, 2)), steps=10) as found:
+        assert found is expected
+    assert network._compiled_call_impl is None
+    assert network.compilations == int(expected)
+
+
+def test_an_unknown_choice_is_an_error() -> None:
+    with pytest.raises(scflow.errors.InputError, match=r"compile='always' is not known\. Choose True, False or 'auto'"):
+        Optimisation(compile="always")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(cells: AnnData) -> None:
+    settings: dict[str, Any] = {"steps": 20, "precision": "float32", **QUICK}
+    plain, fast = (
+        scflow.tl.train(cells.copy(), optimisation=Optimisation(compile=choice), **settings) for choice in (False, True)
+    )
+    assert plain.history["loss"].tolist() == pytest.approx(fast.history["loss"].tolist(), rel=1e-4)
