@@ -24,6 +24,7 @@ from scflow.matching import FlowMatching
 from scflow.matching.names import PATHS, TIMES
 from scflow.metrics import log_normalised
 from scflow.tl._recipe import space_of
+from scflow.training import Run
 
 FOLDER = Path(__file__).with_name("benchmarks")
 
@@ -382,11 +383,42 @@ def test_scvi_draws_cells_of_each_type(script: Callable[[str], ModuleType], simu
 
 
 def test_speed_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--cells", "400", "--genes", "100", "--steps", "2", "--rounds", "2"]
-    assert script("speed").main(arguments) == 0
-    ratios = [float(text) for text in re.findall(r": ratio (\d\.\d+)", capsys.readouterr().out)]
-    assert len(ratios) == 2
-    assert all(0.1 < ratio < 2 for ratio in ratios)
+    sizes = ["--cells", "400", "--genes", "60", "--batches", "64", "--widths", "32", "--drawn", "50"]
+    short = ["--rounds", "2", "--seconds", "0.02", "--precisions", "float32", "--threads", "1"]
+    assert script("speed").main([*sizes, *short]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    trained = [line for line in lines if "float32" in line]
+    assert [line[0] for line in trained] == ["counts", "genes"]
+    for line in trained:
+        figures = line[line.index("|") + 1 :]
+        assert 0.1 < float(figures[0]) < 10
+        assert 0 < float(figures[-3].rstrip("%")) <= float(figures[-2].rstrip("%"))
+    drawn = [
+        [float(rate.replace(",", "")) for rate in line[2:]] for line in lines if line[1:2] == ["60"] and len(line) == 6
+    ]
+    assert len(drawn) == 2
+    assert all(rates[0] > rates[-1] > 0 for rates in drawn)
+
+
+def test_the_limits_of_a_step_are_counted(script: Callable[[str], ModuleType]) -> None:
+    """Of one layer: 2 n a b operations forward, and for the weights' gradient; the input has none."""
+    found = script("speed_limits")
+
+    class Field(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.layer(x)
+            return out
+
+    run = Run(torch.arange(16), torch.arange(1), 16, 0, torch.device("cpu"))
+    limits = found.limits(Field(), torch.ones(16, 8), torch.zeros(16, 1), run)
+    assert limits.flops == 2 * 2 * 16 * 8 * 4
+    assert limits.n_bytes >= found.ADAMW * (8 * 4 + 4)
+    assert limits.products > 0
+    assert limits.memory > 0
 
 
 @pytest.mark.slow

@@ -676,7 +676,7 @@ def test_devices() -> None:
 
 def test_training_and_drawing_take_half_of_the_cores(monkeypatch: pytest.MonkeyPatch, cells: AnnData) -> None:
     seen: list[int] = []
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr("scflow.tl._options._cores", lambda: 6)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -705,7 +705,7 @@ def test_half_of_the_cores_are_taken_and_given_back(monkeypatch: pytest.MonkeyPa
     torch.set_num_threads(4)
     try:
         for cores, taken in ((2, 1), (6, 3), (64, 4)):
-            monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+            monkeypatch.setattr("scflow.tl._options._cores", lambda cores=cores: cores)
             with half_the_cores():
                 assert torch.get_num_threads() == taken
             assert torch.get_num_threads() == 4

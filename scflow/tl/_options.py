@@ -74,14 +74,21 @@ def device_of(device: str | torch.device) -> torch.device:
 
 @contextmanager
 def half_the_cores() -> Iterator[None]:
-    """At most half of the machine's cores for torch while this lasts, and what it had before afterwards.
+    """At most half of the cores that this process may use for torch while this lasts; afterwards what it had before.
 
     Steps are short, and every one waits for its slowest thread: on cores that others use too, as many threads as cores
     make a step ten times slower than half of them do.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, max(1, (os.cpu_count() or 2) // 2)))
+    torch.set_num_threads(min(before, max(1, _cores() // 2)))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    """Cores that this process may run on: fewer than the machine has where a scheduler or `taskset` says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 2

@@ -1,55 +1,32 @@
-"""Training throughput against a plain PyTorch loop of the same network; docs/benchmarks.md tells how.
+"""How fast scflow trains and draws, and how fast it could; docs/performance.md tells how this is measured.
 
-python tests/benchmarks/speed.py
+python tests/benchmarks/speed.py --threads 1
+python tests/benchmarks/disk.py --cells 10000 100000 1000000   # the same as cells grow, in memory and on disk
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from speed_turns import CFM, OURS, PLAIN, Clock, Setting, measured
 
 import scflow
-from scflow.flow import _learning
-from scflow.matching import Preconditioned
-from scflow.training import Run, loop
-from scflow.training.optim import adamw
 
 LEAST = 0.95
 """The least ratio to the plain loop."""
-LOOKS = 40
-"""How often a whole run of scflow.tl.train looks at its validation cells, at least every 500 steps."""
-Seconds = NDArray[np.float64]
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
-
-
-@dataclass
-class Clock:
-    """What was measured: of each round of steps of either loop, and of each look at validation cells, how many seconds
-    it took by the clock on the wall and how many of the CPU's; the share of matrix products."""
-
-    ours: list[Seconds] = field(default_factory=list)
-    plain: list[Seconds] = field(default_factory=list)
-    looks: list[Seconds] = field(default_factory=list)
-    products: float = float("nan")
-    batch_size: int = 0
-    dim: int = 0
-
-
-class Done(Exception):
-    """Everything was measured: no need to finish the training."""
+LOOPS = f"{'space':8} {'genes':>6} {'batch':>6} {'width':>6} {'precision':9} {'cells/s':>9} {'steps/s':>8}"
+RATIOS = (
+    f"{'plain':>6} {'by CPU':>7} {'looks':>6} {'CFM':>6} {'scVI':>6} {'products':>9} {'+ memory':>9} {'GFLOP/s':>8}"
+)
+EVALUATIONS = (1, 4, 16, 50)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,176 +34,112 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    adata = scflow.datasets.simulate(options.cells, options.genes, library_size=0.1 * options.genes, seed=0)
+    warnings.filterwarnings("ignore", message=".*compile.*|.*is returned, but not kept.*")
     print(
-        f"{adata.n_obs:,} cells x {adata.n_vars:,} genes, {options.precision}, {options.device}, "
-        f"{torch.get_num_threads()} threads, {options.rounds} rounds of {options.steps} steps",
+        f"{options.cells:,} cells, {options.device}, {torch.get_num_threads()} threads; torch {torch.__version__}; "
+        f"TorchCFM {'beside' if find_spec('torchcfm') else 'is not installed'}, "
+        f"scVI {'beside' if find_spec('scvi') else 'is not installed'}",
         flush=True,
     )
-    holds = [report(space, measured(space, adata.copy(), options), options) for space in options.spaces]
-    return int(options.check and not all(holds))
+    holds = loops(options) if "loops" in options.parts else True
+    if "generate" in options.parts:
+        generate(options)
+    if options.profile:
+        scflow.tl.train(simulated(2000, options), condition="cell_type", profile=options.profile, steps=40)
+    return int(options.check and not holds)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spaces", nargs="+", default=["genes", "counts"], help="spaces to train in (genes counts)")
-    parser.add_argument("--cells", type=int, default=4000, help="simulated cells (%(default)s)")
-    parser.add_argument("--genes", type=int, default=2000, help="simulated genes (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of either loop, in turns (%(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="steps of a round (%(default)s)")
-    parser.add_argument("--precision", default="float32", help="of the network: float32 or bfloat16 (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
-    parser.add_argument("--check", action="store_true", help=f"exit with 1 where a ratio is under {LEAST}")
+    add = parser.add_argument
+    add("--parts", nargs="*", default=["loops", "generate"], help="loops: training; generate: drawing (both)")
+    add("--spaces", nargs="+", default=["counts", "genes"], help="counts, genes, quantile, pca (counts genes)")
+    add("--cells", type=int, default=10_000, help="simulated cells (%(default)s)")
+    add("--genes", type=int, nargs="+", default=[2000], help="simulated genes (%(default)s)")
+    add("--batches", type=int, nargs="+", default=[256, 4096], help="cells a step (%(default)s)")
+    add("--widths", type=int, nargs="+", default=[256, 1024], help="of the network; 0: its own choice (%(default)s)")
+    add("--precisions", nargs="+", default=["float32", "bfloat16"], help="of scflow and the plain loop (%(default)s)")
+    add("--rounds", type=int, default=5, help="rounds of each loop, in turns (%(default)s)")
+    add("--seconds", type=float, default=2.0, help="of a round, about (%(default)s)")
+    add("--drawn", type=int, default=4000, help="cells that are drawn to time drawing (%(default)s)")
+    add("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    add("--threads", type=int, help="threads of torch (its own choice)")
+    add("--profile", metavar="TRACE.json", help="write a trace of some steps")
+    add("--check", action="store_true", help=f"exit with 1 where a ratio to the plain loop is under {LEAST}")
     return parser.parse_args(arguments)
 
 
-def measured(space: str, adata: Any, options: argparse.Namespace) -> Clock:
-    """Let scflow.tl.train come to its loop, and time the loop and a plain one in turns."""
-    clock = Clock()
-    fit_field = _learning.fit_field
-
-    def in_turns(
-        network: nn.Module, states: Any, condition: Tensor, noise: Any, objective: Any, run: Run, *, lr: float, **_: Any
-    ) -> None:
-        x0 = encoded(states, len(condition), run)
-        sd = x0[run.train].std(0, correction=0)
-        twin = Preconditioned(copy.deepcopy(network), objective.path, sd, noise.sd(x0.shape[1])).to(run.device)
-        steps = plain_loop(twin, x0, condition, noise, run, lr)
-        clock.batch_size, clock.dim = run.batch_size, x0.shape[1]
-        turn = Turns(clock, steps, options, run.device)
-        timed = replace(run, callbacks=(turn.after_round,))
-        with mock.patch.object(loop, "_validated", turn.look(loop._validated)):
-            fit_field(network, states, condition, noise, objective, timed, steps=LOOKS * options.steps, lr=lr)
-        raise Done
-
-    with mock.patch.object(_learning, "fit_field", in_turns):
-        try:
-            scflow.tl.train(
-                adata,
-                condition="cell_type",
-                space=space,
-                steps=LOOKS * options.steps,
-                precision=options.precision,
-                device=options.device,
-                progress=False,
-            )
-        except Done:
-            return clock
-    raise AssertionError("scflow.tl.train ended without fitting a field.")
+def simulated(n_genes: int, options: argparse.Namespace) -> Any:
+    """Cells of which about 5 % of the counts are not zero."""
+    return scflow.datasets.simulate(options.cells, n_genes, library_size=max(0.06 * n_genes, 30), seed=0)
 
 
-def encoded(states: Any, n: int, run: Run) -> Tensor:
-    """The states of all cells, dense."""
-    rng = run.generator(9)
-    return torch.cat([states.states(rows, rng=rng) for rows in torch.arange(n, device=run.device).split(1024)])
+def loops(options: argparse.Namespace) -> bool:
+    """Training: a line for each setting; whether all ratios to the plain loop are large enough."""
+    print(f"\n{LOOPS} | {RATIOS}", flush=True)
+    enough = True
+    for n_genes in options.genes:
+        adata, scvi = simulated(n_genes, options), None
+        print(f"{n_genes:,} genes, {adata.X.nnz / adata.n_obs / n_genes:.1%} of counts stored", flush=True)
+        for space, batch, width in itertools.product(options.spaces, options.batches, options.widths):
+            for precision in options.precisions:
+                setting = Setting(space, batch, width, precision, options.device)
+                rivals = find_spec("torchcfm") is not None
+                clock = measured(adata.copy(), setting, rounds=options.rounds, seconds=options.seconds, rivals=rivals)
+                if find_spec("scvi") and width and precision == options.precisions[0]:
+                    scvi = scvi_seconds(adata, setting, clock, options)
+                line(n_genes, setting, clock, scvi)
+                enough = enough and clock.ratio(PLAIN) >= LEAST
+    return enough
 
 
-def plain_loop(field: nn.Module, x0: Tensor, condition: Tensor, noise: Any, run: Run, lr: float) -> Iterator[None]:
-    """A step at each `next`: as one would write it for a dense tensor, without clip, average, schedule or records.
+def scvi_seconds(adata: Any, setting: Setting, clock: Clock, options: argparse.Namespace) -> float:
+    """Seconds of scVI for as many cells and as many operations as a step of ours has."""
+    from speed_scvi import rate
 
-    Noise and optimiser (fused AdamW) are those of scflow, because the loops are compared and not the methods.
-    """
-    rng, n = run.generator(10), len(run.train)
-    x0, condition = x0[run.train], condition[run.train]
-    optimizer = adamw(field, lr=lr)
-    field.train()
-    while True:
-        for rows in torch.randperm(n, generator=rng, device=run.device).split(run.batch_size):
-            if len(rows) < run.batch_size:
-                continue
-            cells = x0[rows]
-            x1 = noise.sample(len(rows), cells.shape[1], rng=rng)
-            t = torch.rand(len(rows), generator=rng, device=run.device)
-            with run.autocast():
-                velocity = field(torch.lerp(cells, x1, t[:, None]), t, condition[rows])
-                loss = (velocity - (x1 - cells)).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            yield
+    assert clock.limits is not None
+    return clock.limits.flops / rate(adata, setting, clock.limits.flops / setting.batch, seconds=3 * options.seconds)
 
 
-class Turns:
-    """Called by the loop of scflow after each round of steps; has the plain loop take as many before it goes on.
-
-    The first round of either warms up and does not count; after the last, one more is profiled.
-    """
-
-    def __init__(self, clock: Clock, steps: Iterator[None], options: argparse.Namespace, device: torch.device) -> None:
-        self.clock, self.steps, self.options = clock, steps, options
-        self.cuda, self.done = device.type == "cuda", 0
-        self.profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])])
-        self.since = self.looked = np.zeros(2)
-
-    def now(self) -> Seconds:
-        """The time on the wall and of the CPU, once the device has done what it was told."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        return np.array([time.perf_counter(), time.process_time()])
-
-    def look(self, validated: Callable[..., float]) -> Callable[..., float]:
-        """Time the looks at the validation cells, which are no steps."""
-
-        def timed(*arguments: Any) -> float:
-            start = self.now()
-            if self.done > self.options.rounds:
-                self.profiler.stop()
-            loss = validated(*arguments)
-            self.looked = self.now() - start
-            return loss
-
-        return timed
-
-    def after_round(self, _: dict[str, float]) -> None:
-        """Take down scflow's round and do a plain one; the last time, stop."""
-        start = self.now()
-        if self.done > self.options.rounds:
-            self.clock.products = products(self.profiler)
-            raise KeyboardInterrupt
-        for _step in zip(range(self.options.steps), self.steps, strict=False):
-            pass
-        end = self.now()
-        if self.done:
-            self.clock.ours.append(start - self.since - self.looked)
-            self.clock.looks.append(self.looked)
-            self.clock.plain.append(end - start)
-        self.done += 1
-        if self.done > self.options.rounds:
-            self.profiler.start()
-        self.since = self.now()
-
-
-def products(profiler: profile) -> float:
-    """The share of matrix products in the time of all operators (on a GPU: in the time of the kernels they started)."""
-    # A GPU's kernels are listed a second time, as events of their own.
-    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
-    name = "self_device_time_total" if ProfilerActivity.CUDA in profiler.activities else "self_cpu_time_total"
-    times = {event.key: float(getattr(event, name)) for event in events}
-    return sum(times.get(key, 0.0) for key in PRODUCTS) / sum(times.values())
-
-
-def report(space: str, clock: Clock, options: argparse.Namespace) -> bool:
-    """Print one space's figures, and say whether the ratio is large enough."""
-    (ours, ours_cpu), (plain, plain_cpu), (look, _) = (
-        np.median(part, axis=0) for part in (clock.ours, clock.plain, clock.looks)
-    )
-    rounds = np.array(clock.plain)[:, 0] / np.array(clock.ours)[:, 0]
-    ratio, cells = float(plain / ours), clock.batch_size * options.steps
-    every = min(500, _learning.default_steps(options.cells) // LOOKS)
-    with_looks = plain / (ours + look * options.steps / every)
-    unprofiled = " (training stopped by itself before the round that is profiled)" if np.isnan(clock.products) else ""
+def line(n_genes: int, setting: Setting, clock: Clock, scvi: float | None) -> None:
+    """Print one setting's figures."""
+    step, limits = clock.step(OURS), clock.limits
+    assert limits is not None
+    cfm = f"{clock.ratio(CFM):6.2f}" if CFM in clock.rounds else f"{'':6}"
+    beside = f"{scvi / step:6.2f}" if scvi else f"{'':6}"
     print(
-        f"{'PASS' if ratio >= LEAST else 'FAIL'}: space={space!r} ({clock.dim} coordinates, batches of "
-        f"{clock.batch_size}): {cells / ours:,.0f} cells a second, {cells / plain:,.0f} by the plain loop: ratio "
-        f"{ratio:.3f}, at least {LEAST}\n"
-        f"    single rounds {rounds.min():.3f} to {rounds.max():.3f}; by CPU time {plain_cpu / ours_cpu:.3f}\n"
-        f"    {with_looks:.3f} with the looks at validation cells of a whole run ({look:.2f} s every {every} steps)\n"
-        f"    matrix products take {clock.products:.1%} of the time of scflow's steps{unprofiled}",
+        f"{setting.space:8} {n_genes:6,} {setting.batch:6,} {setting.width or 'own':>6} {setting.precision:9} "
+        f"{setting.batch / step:9,.0f} {1 / step:8.2f} | {clock.ratio(PLAIN):6.3f} {clock.ratio(PLAIN, cpu=True):7.3f} "
+        f"{clock.with_looks:6.3f} {cfm} {beside} {limits.products / step:9.0%} "
+        f"{(limits.products + limits.memory) / step:9.0%} {limits.flops / step / 1e9:8.0f}",
         flush=True,
     )
-    return ratio >= LEAST
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Drawing: cells a second by how often the network is evaluated."""
+    print(f"\ncells drawn a second, {options.drawn:,} at once, by evaluations of the network", flush=True)
+    print(f"{'space':8} {'genes':>6} " + " ".join(f"{k:>8}" for k in EVALUATIONS), flush=True)
+    for n_genes, space in itertools.product(options.genes, options.spaces):
+        adata = simulated(n_genes, options)
+        flow = scflow.tl.train(
+            adata, condition="cell_type", space=space, steps=40, device=options.device, progress=False
+        )
+        rates = [options.drawn / drawing(flow, k, options) for k in EVALUATIONS]
+        print(f"{space:8} {n_genes:6,} " + " ".join(f"{rate:8,.0f}" for rate in rates), flush=True)
+
+
+def drawing(flow: Any, evaluations: int, options: argparse.Namespace) -> float:
+    """Seconds, the best of three."""
+    took = []
+    for seed in range(3):
+        start = time.perf_counter()
+        scflow.tl.generate(
+            flow, options.drawn, solver="euler", steps=evaluations, seed=seed, device=options.device, progress=False
+        )
+        took.append(time.perf_counter() - start)
+    return min(took)
 
 
 if __name__ == "__main__":
