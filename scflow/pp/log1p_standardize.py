@@ -77,7 +77,7 @@ def log1p_standardize(
     [0.0, 0.5]
     """
     _check_clip(clip)
-    store = opened(adata, layer)
+    store = opened(adata, layer, key_added=key_added)
     if store is not None:
         return _streamed(store, target_sum, clip, key_added, unlike_files={"write_layer": write_layer, "copy": copy})
     adata = checked(adata)
