@@ -329,8 +329,9 @@ def _rows(values: Any) -> Any:
 
 
 def _known(values: NDArray[Any]) -> NDArray[Any]:
-    """Half precision, which scipy does not know, as single."""
-    return values.astype(np.float32) if values.dtype == np.float16 else values
+    """Types that scipy does not know: half precision as single, and bytes in this machine's order."""
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return native.astype(np.float32) if native.dtype == np.float16 else native
 
 
 def _stacked(parts: Sequence[Any]) -> Any:

@@ -186,7 +186,8 @@ def _opened(path: Path) -> AbstractContextManager[Any]:
         import h5py
 
         try:
-            return h5py.File(path, "r")
+            file: AbstractContextManager[Any] = h5py.File(path, "r")
+            return file
         except OSError as error:
             raise InputError(f"{str(path)!r} cannot be read as an h5ad file ({error}).") from error
     try:
