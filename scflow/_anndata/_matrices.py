@@ -72,11 +72,14 @@ class Matrix(ABC):
         What the matrix is called in messages.
     grain
         How many consecutive cells cost about as much to read as one of them.
+    per_cell
+        Values of a cell, stored or dense, on average.
     """
 
     shape: tuple[int, int]
     where: str
     grain: int = 1
+    per_cell: int
 
     @abstractmethod
     def spans(self, spans: Sequence[Span]) -> Any:
@@ -113,7 +116,7 @@ class Matrix(ABC):
 
     def step(self) -> int:
         """How many cells of a block hold about a million values, in whole grains."""
-        rows = max(1, BLOCK // max(1, self.shape[1]))
+        rows = max(1, BLOCK // max(1, self.per_cell))
         return -(-rows // self.grain) * self.grain
 
 
@@ -127,8 +130,8 @@ class Compressed(Matrix):
             self.indptr, n_stored = np.asarray(group["indptr"][:]), int(group["data"].shape[0])
             packed = _packed(group["data"])
         self.shape = (n_cells, n_genes)
-        self.per_cell = max(1, n_stored // max(1, n_cells))
-        self.grain = max(1, packed // self.per_cell)
+        self.per_cell = n_stored // max(1, n_cells)
+        self.grain = max(1, packed // max(1, self.per_cell))
         if len(self.indptr) != n_cells + 1 or self.indptr[-1] > n_stored or (np.diff(self.indptr) < 0).any():
             raise _damaged(where, "cells do not begin where one before ends")
 
@@ -149,11 +152,6 @@ class Compressed(Matrix):
         indptr = np.concatenate([[0], lengths.cumsum()])
         return sparse.csr_matrix((_known(data), indices, indptr), shape=(len(lengths), self.shape[1]))
 
-    def step(self) -> int:
-        """By the values that are stored."""
-        rows = max(1, BLOCK // self.per_cell)
-        return -(-rows // self.grain) * self.grain
-
 
 class Dense(Matrix):
     """An array in an HDF5 or zarr file."""
@@ -163,7 +161,7 @@ class Dense(Matrix):
         with opened() as array:
             self.shape = (int(array.shape[0]), int(array.shape[1]))
             chunks = getattr(array, "chunks", None)
-        self.grain = int(chunks[0]) if chunks else 1
+        self.grain, self.per_cell = int(chunks[0]) if chunks else 1, self.shape[1]
 
     def spans(self, spans: Sequence[Span]) -> Any:
         """Some rows at a time are dense, never all."""
@@ -182,7 +180,7 @@ class Lazy(Matrix):
         if by_genes and getattr(array._meta, "format", "") == "csc":
             raise _by_genes(where)
         self.array = array.rechunk({1: -1}) if by_genes else array
-        self.grain = max(array.chunks[0])
+        self.grain, self.per_cell = max(array.chunks[0]), self.shape[1]
 
     def spans(self, spans: Sequence[Span]) -> Any:
         """Each span is computed on its own."""
@@ -195,6 +193,7 @@ class Here(Matrix):
     def __init__(self, counts: Any, where: str) -> None:
         self.where, self.counts = where, as_csr(counts, where)
         self.shape = (int(counts.shape[0]), int(counts.shape[1]))
+        self.per_cell = self.counts.nnz // max(1, self.shape[0])
 
     def spans(self, spans: Sequence[Span]) -> Any:
         """Slices."""
@@ -208,7 +207,7 @@ class Joined(Matrix):
         self.parts, self.where = list(parts), where
         self.edges = np.cumsum([0, *(part.shape[0] for part in parts)])
         self.shape = (int(self.edges[-1]), parts[0].shape[1])
-        self.grain = max(part.grain for part in parts)
+        self.grain, self.per_cell = (max(getattr(part, of) for part in parts) for of in ("grain", "per_cell"))
 
     def spans(self, spans: Sequence[Span]) -> Any:
         """Each part reads what is its own."""
