@@ -45,7 +45,7 @@ def some_counts(dtype: str = "float32") -> sparse.csr_matrix:
 # Rows of sparse counts.
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "int32", "int64", "uint8"])
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 def test_dense_rows_are_scipys(dtype: str, index: type) -> None:
     counts = some_counts(dtype)
