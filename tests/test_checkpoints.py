@@ -42,7 +42,7 @@ from scflow.matching import FlowMatching
 torch.set_num_threads(1)
 scflow.nn.mlp._width = lambda dim: 32
 _learning._DRAWN = 1024
-kind, name, left = {"codec": (Counts, "losses", 40), "flow": (FlowMatching, "terms", 30)}[sys.argv[2]]
+kind, name, left = {"codec": (Counts, "losses", 40), "flow": (FlowMatching, "draw_times", 31)}[sys.argv[2]]
 method = getattr(kind, name)
 
 def until_killed(*arguments, **options):
@@ -132,8 +132,8 @@ def test_a_run_that_was_killed_twice_goes_on_bit_for_bit(unbroken: Flow, simulat
     [
         (Counts, "losses", 3),  # before the first checkpoint
         (Counts, "losses", 30),  # in the codec's training
-        (FlowMatching, "terms", 1),  # the codec is done, nothing of the flow is
-        (FlowMatching, "terms", 20),
+        (FlowMatching, "draw_times", 2),  # the codec is done, nothing of the flow is
+        (FlowMatching, "draw_times", 21),
         (Flow, "calibrated", 1),  # all is trained
     ],
 )
@@ -158,7 +158,7 @@ def test_every_kind_of_run_goes_on(settings: dict[str, Any], simulated: AnnData,
     simulated.obsm["X_own"] = np.random.default_rng(0).normal(size=(simulated.n_obs, 4)).astype(np.float32)
     options = {**SETTINGS, "steps": 24, "batch_size": 40, "validation": 0.2, **settings}
     whole = scflow.tl.train(simulated.copy(), **options)
-    crashed(FlowMatching, "terms", 10, simulated, **options, checkpoint=tmp_path / "run")
+    crashed(FlowMatching, "draw_times", 11, simulated, **options, checkpoint=tmp_path / "run")
     flow = scflow.tl.train(simulated, **options, checkpoint=tmp_path / "run", resume=True)
     pd.testing.assert_frame_equal(
         flow.history.drop(columns="cells_per_second"), whole.history.drop(columns="cells_per_second"), check_exact=True
@@ -186,7 +186,7 @@ def test_layers_that_draw_from_the_global_generator_go_on_too(tmp_path: Path) ->
         before = torch.random.get_rng_state()
         with pytest.MonkeyPatch.context() as patch:
             if calls:
-                crash_after(patch, FlowMatching, "terms", calls)
+                crash_after(patch, FlowMatching, "draw_times", calls + 1)
             try:
                 run = replace(run, checkpoints=store)
                 fitted, _ = fit_field(field_, Fixed(), None, noises.Gaussian(), FlowMatching(), run, steps=12, lr=1e-2)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from scipy import sparse
 import scflow
 from scflow import _anndata
 from scflow.__main__ import main
-from scflow._anndata import _survey
+from scflow._anndata import _matrices, _survey
 from scflow._anndata._matrices import Joined, Lazy, Matrix, matrix_of
 from scflow.codecs import Counts
 from scflow.codecs.statistics import gene_statistics, rechunked, statistics_of
@@ -173,7 +174,7 @@ def test_what_a_file_holds_is_put_in_order(tmp_path: Path, cells: AnnData) -> No
     store = _anndata.opened(tmp_path / "odd.h5ad")
     assert store is not None
     found = store.matrix.read(np.arange(2))
-    assert found.dtype == np.float32
+    assert next(store.matrix.blocks()).dtype == np.float32
     assert same(found, sparse.csr_matrix([[0, 0, 3], [0, 3, 0]], dtype=np.float32))
 
 
@@ -217,6 +218,172 @@ def test_the_layer_with_counts(tmp_path: Path, cells: AnnData) -> None:
         assert same(store.matrix.read(np.arange(N)), cells.X)
     with pytest.raises(InputError, match=r"'both.h5ad' has no layer 'count'.* 'counts'"):
         _anndata.opened(tmp_path / "both.h5ad", "count")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_counts_of_any_type_are_read(dtype: str, is_sparse: bool, tmp_path: Path, cells: AnnData) -> None:
+    made = cells.copy()
+    made.X = cells.X.astype(dtype) if is_sparse else cells.X.toarray().astype(dtype)
+    made.write_h5ad(tmp_path / "t.h5ad")
+    assert same(_anndata.opened(tmp_path / "t.h5ad").matrix.read(np.arange(N)), cells.X)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", ["f2", ">f4"])
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_types_that_scipy_does_not_know_are_read(dtype: str, is_sparse: bool, tmp_path: Path, cells: AnnData) -> None:
+    """Half precision, and bytes in the other order."""
+    made, key = cells.copy(), "X/data" if is_sparse else "X"
+    made.X = cells.X if is_sparse else cells.X.toarray()
+    made.write_h5ad(tmp_path / "t.h5ad")
+    with h5py.File(tmp_path / "t.h5ad", "a") as file:
+        values, attributes = file[key][:].astype(dtype), dict(file[key].attrs)
+        del file[key]
+        file[key] = values
+        file[key].attrs.update(attributes)
+    assert same(_anndata.opened(tmp_path / "t.h5ad").matrix.read(np.arange(N)), cells.X)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [
+        (255, np.uint8),
+        (256, np.int16),
+        (32_767, np.int16),
+        (32_768, np.float32),
+        (1 << 24, np.float32),
+        ((1 << 24) + 1, np.float64),
+        (0.5, np.float32),
+        (0.1, np.float64),
+        (-3.0, np.int16),
+        (np.nan, np.float64),
+    ],
+)
+def test_the_smallest_type_that_is_exact(largest: float, dtype: Any) -> None:
+    values = np.array([[1.0, 0.0], [largest, 2.0]])
+    found = matrix_of(values, "X").read(np.arange(2))  # type: ignore[union-attr]
+    assert found.dtype == dtype
+    assert np.array_equal(found.toarray(), values, equal_nan=True)
+
+
+def test_pieces_of_several_types_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a few cells at a time: what is read at once stays near a block, whatever was asked for."""
+    monkeypatch.setattr(_matrices, "BLOCK", 64)
+    values = np.arange(4000.0).reshape(1000, 4)
+    matrix = matrix_of(values, "X")
+    assert matrix is not None
+    assert matrix.step() == Joined([matrix, matrix], "X").step() == 64 // 3  # by the values that are stored
+    sizes: list[int] = []
+    spans = matrix.spans
+    monkeypatch.setattr(matrix, "spans", lambda some: (sizes.append(sum(b - a for a, b in some)), spans(some))[1])
+    rows = np.flatnonzero(np.arange(1000) % 5 < 3)
+    found = matrix.read(rows)
+    assert found.dtype == np.int16
+    assert same(found, sparse.csr_matrix(values[rows]))
+    assert max(sizes) <= 2 * 21
+    assert sum(sizes) >= 990
+
+
+def test_a_file_is_open_only_while_it_is_read(tmp_path: Path, cells: AnnData) -> None:
+    cells.write_h5ad(tmp_path / "c.h5ad")
+    matrix = _anndata.opened(tmp_path / "c.h5ad").matrix  # type: ignore[union-attr]
+    matrix.read(np.arange(5))
+    with h5py.File(tmp_path / "c.h5ad", "a") as file:  # an error where somebody has it open
+        file["X/data"][0] = 7
+    with pytest.raises(InputError, match=r"c\.h5ad' was written to while its cells were read"):
+        matrix.read(np.arange(5))
+
+
+@pytest.mark.parametrize(
+    ("entry", "place", "value", "said"),
+    [
+        ("indices", 3, 1000, r"'d.h5ad'.X is damaged: there are genes beyond its 30"),
+        ("indices", 3, -1, r"'d.h5ad'.X is damaged: there are genes beyond its 30"),
+        ("indptr", 5, 1, r"'d.h5ad'.X is damaged: cells do not begin where one before ends"),
+        ("indptr", N, 1 << 30, r"'d.h5ad'.X is damaged: cells do not begin"),
+    ],
+)
+def test_a_damaged_file(entry: str, place: int, value: int, said: str, tmp_path: Path, cells: AnnData) -> None:
+    cells.write_h5ad(tmp_path / "d.h5ad")
+    with h5py.File(tmp_path / "d.h5ad", "a") as file:
+        file["X"][entry][place] = value
+    with pytest.raises(InputError, match=said):
+        scflow.tl.train(tmp_path / "d.h5ad", **QUICK)
+
+
+def test_of_uns_only_what_is_of_use(tmp_path: Path, cells: AnnData) -> None:
+    made = cells.copy()
+    scflow.pp.log1p_standardize(made)
+    made.uns["huge"] = np.zeros(1000)
+    made.write_h5ad(tmp_path / "u.h5ad")
+    with h5py.File(tmp_path / "u.h5ad", "a") as file:
+        file["uns"].create_group("odd").attrs["encoding-type"] = "of a later version"
+    store = _anndata.opened(tmp_path / "u.h5ad")
+    assert store is not None
+    assert list(store.cells.uns) == ["scflow_pp"]
+    other = _anndata.opened(tmp_path / "u.h5ad", key_added="mine")
+    assert other is not None
+    assert not other.cells.uns
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"), [(2, "sparse"), (2, "dense"), (3, "sparse"), (3, "dense"), (3, "sharded")]
+)
+def test_zarr_of_both_versions(version: int, kind: str, tmp_path: Path, cells: AnnData) -> None:
+    pytest.importorskip("zarr")
+    made = cells.copy()
+    made.X = cells.X if kind != "dense" else cells.X.toarray()
+    chunks = {"sparse": {}, "dense": {"chunks": (50, 7)}, "sharded": {"chunks": (64,), "shards": (1024,)}}[kind]
+    before = anndata.settings.zarr_write_format
+    anndata.settings.zarr_write_format = version
+    try:
+        made.write_zarr(tmp_path / "z.zarr") if not chunks else _write_chunked(made, tmp_path / "z.zarr", chunks)
+    finally:
+        anndata.settings.zarr_write_format = before
+    matrix = _anndata.opened(tmp_path / "z.zarr").matrix  # type: ignore[union-attr]
+    for rows in (np.arange(N), np.array([0, 7, 8, 100, 239]), np.flatnonzero(np.arange(N) % 50 < 20)):
+        assert same(matrix.read(rows), cells.X[rows])
+    assert kind != "sharded" or matrix.grain < 64  # a chunk within a shard can be read alone
+
+
+def _write_chunked(adata: AnnData, path: Path, chunks: dict[str, Any]) -> None:
+    import zarr
+
+    def write(elem_writer: Any, store: Any, key: str, elem: Any, dataset_kwargs: Any, iospec: Any) -> None:
+        own = chunks if key in ("X", "/X") else {}
+        elem_writer(store, key, elem, dataset_kwargs={**dataset_kwargs, **own})
+
+    root = zarr.open_group(path, mode="w", zarr_format=anndata.settings.zarr_write_format)
+    anndata.experimental.write_dispatched(root, "/", adata, callback=write)
+
+
+def test_files_whose_columns_differ(tmp_path: Path, cells: AnnData, quick: None) -> None:
+    """Categories are those of all files; a column that one lacks is said to be without values there."""
+    first, second = cells[:100].copy(), cells[100:].copy()
+    second.obs["cell_type"] = second.obs["cell_type"].astype(str).replace({"type_0": "another"})
+    for name, part in (("a", first), ("b", second)):
+        part.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    store = _anndata.opened(files)
+    assert store is not None
+    expected = [*cells.obs["cell_type"].astype(str)[:100], *second.obs["cell_type"].astype(str)]
+    assert store.cells.obs["cell_type"].astype(str).tolist() == expected
+    assert len(scflow.tl.train(files, **QUICK).conditions.columns[0].categories) == len(set(expected))  # type: ignore[union-attr]
+    del second.obs["cell_type"]
+    second.write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(InputError, match=rf"no value for 140 of 240 cells \(first: '{cells.obs_names[100]}'"):
+        scflow.tl.train(files, **QUICK)
+
+
+def test_files_without_cells(tmp_path: Path, cells: AnnData) -> None:
+    cells[:0].copy().write_h5ad(tmp_path / "none.h5ad")
+    cells.write_h5ad(tmp_path / "all.h5ad")
+    store = _anndata.opened([tmp_path / "none.h5ad", tmp_path / "all.h5ad", tmp_path / "none.h5ad"])
+    assert store is not None
+    assert same(store.matrix.read(np.array([0, 5, 239])), cells.X[[0, 5, 239]])
+    assert same(sparse.vstack(list(store.matrix.blocks()), format="csr"), cells.X)
+    with pytest.raises(InputError, match="adata has 0 cells"):
+        scflow.tl.train([tmp_path / "none.h5ad"], **QUICK)
 
 
 def test_what_is_in_memory_is_no_store(cells: AnnData) -> None:
@@ -361,6 +528,7 @@ def test_memory_is_of_the_pool_and_not_of_the_cells() -> None:
     wide = streamed(100_000)
     wide.per_cell = stored.POOL_VALUES / 2000
     assert Pools(wide, torch.arange(100_000), 512, rng()).size <= 2048
+    assert Pools(wide, torch.arange(2900), 512, rng()).size <= 2048  # not one pool of nearly half as many more
 
 
 def test_reading_is_done_by_a_thread_that_ends() -> None:
@@ -473,6 +641,27 @@ def test_a_streamed_run_goes_on_bit_for_bit(folder: Path, tmp_path: Path, stream
         scflow.tl.train(other, **settings, checkpoint=run, resume=True)
 
 
+def test_a_disk_that_fails_in_mid_run(folder: Path, streaming: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went wrong in the thread is raised where the cells are needed, and nobody is left waiting."""
+    spans, left = _matrices.Compressed.spans, [4]
+
+    def failing(self: Any, some: Any) -> Any:
+        if threading.current_thread().name.startswith("scflow-read"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError("the disk is gone")
+        return spans(self, some)
+
+    monkeypatch.setattr(_matrices.Compressed, "spans", failing)
+    backed = anndata.read_h5ad(folder / "all.h5ad", backed="r+")
+    with pytest.raises(OSError, match="the disk is gone"):
+        scflow.tl.train(backed, **{**QUICK, "steps": 200}, space="genes")
+    assert not [t for t in threading.enumerate() if t.name.startswith("scflow-read")]
+    assert not backed.uns
+    assert not [column for column in backed.var if column.startswith("scflow")]
+    backed.file.close()
+
+
 def test_an_interrupt_keeps_the_flow_and_no_thread(
     folder: Path, streaming: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -516,6 +705,10 @@ def test_what_cannot_be_read(cells: AnnData, folder: Path, tmp_path: Path) -> No
     for given, said in (
         (tmp_path / "no.h5ad", r"There is no '.*no\.h5ad'. Check the path"),
         ("cells.csv", r"ends in '\.csv'; expected cells in '\.h5ad', '\.zarr'"),
+        (
+            "s3://bucket/cells.zarr",
+            r"is no path of this machine\. Open it lazily.*read_lazy\('s3://bucket/cells\.zarr'\)",
+        ),
         (tmp_path / "broken.h5ad", r"broken\.h5ad' cannot be read as an h5ad file"),
         (backed[:50], r"adata is a view of cells that are not in memory.*adata = adata\.to_memory\(\)"),
         ([], r"adata is an empty list"),

@@ -21,6 +21,7 @@ from scflow.codecs import Codec, Embedding, Standardized, gene_statistics
 from scflow.codecs.statistics import library_sizes
 from scflow.matching import FlowMatching, noises
 from scflow.training import Plan, Run, Trained, batches, fit_field, train
+from scflow.training import fit as training_fit
 from scflow.training.averages import Constant, Ramp
 from scflow.training.batches import Cells, Coordinates, Encoded, Order, Summarized, smallest, states_of
 from scflow.training.history import COLUMNS, Monitor
@@ -45,7 +46,7 @@ def some_counts(dtype: str = "float32") -> sparse.csr_matrix:
 # Rows of sparse counts.
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "int32", "int64", "uint8"])
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 def test_dense_rows_are_scipys(dtype: str, index: type) -> None:
     counts = some_counts(dtype)
@@ -580,3 +581,52 @@ def test_a_run_among_some_rows_keeps_one_to_look_at() -> None:
     assert few.train.tolist() == [0, 1, 2, 3, 4]
     assert few.validation.tolist() == [2]
     assert run.among(lambda rows: rows[(rows > 2) & (rows < 7)]).validation.tolist() == [3]
+
+
+def test_a_large_batch_goes_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient is the same up to rounding, and so is what the history says; only memory is less."""
+    whole, one = fit()
+    seen: list[int] = []
+    forward = nn.MLP.forward
+
+    def watched(self: nn.MLP, x: Tensor, *given: Any) -> Tensor:
+        seen.append(len(x)) if torch.is_grad_enabled() else None
+        return forward(self, x, *given)
+
+    monkeypatch.setattr(nn.MLP, "forward", watched)
+    monkeypatch.setattr(training_fit, "_NUMBERS", 75)
+    monkeypatch.setattr(training_fit, "_FEWEST", 5)
+    parts, two = fit()
+    assert set(seen) == {22, 20}  # of 64, at most 25 at a time
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    columns = ["loss", "validation_loss", "gradient_norm", *[c for c in one.history if c.startswith("loss_")]]
+    pd.testing.assert_frame_equal(one.history[columns], two.history[columns], rtol=1e-4)
+    assert not torch.equal(whole.network.last.weight, parts.network.last.weight)
+
+
+def test_a_field_that_looks_at_a_batch_as_a_whole_is_shown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_fit, "_FEWEST", 5)
+    monkeypatch.setattr(training_fit, "_NUMBERS", 75)
+    states = torch.zeros(64, 3)
+    assert training_fit._size(torch.nn.Linear(3, 3), states) == 22
+    assert training_fit._size(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), states) == 64
+    assert training_fit._size(torch.nn.Linear(3, 3), states.to("meta")) == 64
+    assert training_fit._size(torch.nn.Linear(3, 3), states[:25]) == 25
+
+
+def test_parts_of_a_loss_add_up() -> None:
+    """The same steps as by the whole loss; and several batches a step are averaged."""
+
+    def whole(line: Line, rows: Tensor) -> Tensor:
+        return (line.weight - 100).square().sum()
+
+    def parts(line: Line, rows: Tensor) -> Iterator[Tensor]:
+        yield whole(line, rows) * 0.25
+        yield whole(line, rows) * 0.75
+
+    for accumulate in (1, 2):
+        (one, a), (two, b) = (looped(lambda line: 1.0, loss=loss, accumulate=accumulate) for loss in (whole, parts))
+        torch.testing.assert_close(one.weight, two.weight)
+        np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=1e-6)
+        np.testing.assert_allclose(a.history["gradient_norm"], b.history["gradient_norm"], rtol=1e-6)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scflow import _keys
 from scflow._anndata._checks import check_gene_names, named
 from scflow._anndata._counts import holds_counts
-from scflow._anndata._matrices import Joined, Matrix, matrix_of
+from scflow._anndata._matrices import Entry, Joined, Matrix, matrix_of
 from scflow.errors import InputError, listed, nearest
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Store", "opened"]
 
 _SUFFIXES = (".h5ad", ".zarr")
+_REMOTE = re.compile(r"[A-Za-z][\w+.-]+://")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,8 @@ class Store:
     Attributes
     ----------
     cells
-        All that is known of them but the counts: `.obs`, `.var`, `.uns`, and one embedding where that was asked for.
+        All that is known of them but the counts: `.obs`, `.var`, one embedding where that was asked for, and of `.uns`
+        what is of use here.
     layers
         What opens their counts, by the name of the layer; None for `.X`.
     layer
@@ -76,7 +80,21 @@ class Store:
                 self.kept.uns[key] = results.uns[key]
 
 
-def opened(cells: Any, layer: str | None = None, *, use_rep: str | None = None, name: str = "adata") -> Store | None:
+class _Asked(NamedTuple):
+    """What of the cells is asked for beside counts."""
+
+    use_rep: str | None
+    key_added: str
+
+
+def opened(
+    cells: Any,
+    layer: str | None = None,
+    *,
+    use_rep: str | None = None,
+    key_added: str = _keys.FLOW,
+    name: str = "adata",
+) -> Store | None:
     """The store of cells that are not in memory; None for an AnnData in memory, and for what is no cells at all.
 
     Parameters
@@ -88,6 +106,8 @@ def opened(cells: Any, layer: str | None = None, *, use_rep: str | None = None, 
         Where the counts are; None means `.X`, or `.layers["counts"]` where the first cells of `.X` hold no counts.
     use_rep
         An embedding that is asked for in the place of counts.
+    key_added
+        The slots' name: of a file's `.uns` these are read, and no others.
 
     Raises
     ------
@@ -98,7 +118,7 @@ def opened(cells: Any, layer: str | None = None, *, use_rep: str | None = None, 
 
     if isinstance(cells, AnnData) and _is_in_memory(cells):
         return None
-    found = _any(cells, use_rep, name)
+    found = _any(cells, _Asked(use_rep, key_added), name)
     if found is None:
         return None
     check_gene_names(found.cells, name=found.name)
@@ -108,54 +128,66 @@ def opened(cells: Any, layer: str | None = None, *, use_rep: str | None = None, 
     return Store(found.cells, found.layers, chosen, found.name, found.kept)
 
 
-def _any(cells: Any, use_rep: str | None, name: str) -> Store | None:
+def _any(cells: Any, asked: _Asked, name: str) -> Store | None:
     from anndata import AnnData
 
+    if isinstance(cells, str) and _REMOTE.match(cells):
+        raise InputError(
+            f"{cells!r} is no path of this machine. Open it lazily, and give that: "
+            f"adata = anndata.experimental.read_lazy({cells!r})."
+        )
     if isinstance(cells, (str, os.PathLike)):
-        return _of_path(Path(cells).expanduser(), use_rep)
+        return _of_path(Path(cells).expanduser(), asked)
     if isinstance(cells, AnnData):
-        return _of_anndata(cells, use_rep, name)
+        return _of_anndata(cells, asked, name)
     if type(cells).__name__ in ("AnnCollection", "AnnCollectionView"):
-        return _of_collection(cells, use_rep, name)
+        return _of_collection(cells, asked, name)
     if isinstance(cells, (list, tuple)):
-        return _joined(cells, use_rep, name)
+        return _joined(cells, asked, name)
     return None
 
 
-def _of_path(path: Path, use_rep: str | None) -> Store:
+def _of_path(path: Path, asked: _Asked) -> Store:
     """A file; its annotations are read, its counts are not."""
     from anndata.io import read_elem
 
-    name = repr(path.name)
+    name, use_rep = repr(path.name), asked.use_rep
     if path.suffix not in _SUFFIXES:
         raise InputError(f"The path {str(path)!r} ends in {path.suffix!r}; expected cells in {listed(_SUFFIXES)}.")
     if not path.exists():
         raise InputError(f"There is no {str(path)!r}. Check the path; the current folder is {str(Path.cwd())!r}.")
-    root = _root(path)
-    missing = [part for part in ("obs", "var") if part not in root]
-    if missing:
-        raise InputError(f"{str(path)!r} has no {listed(missing)}. Expected what adata.write writes.")
-    obs, var = read_elem(root["obs"]), read_elem(root["var"])
-    uns = read_elem(root["uns"]) if "uns" in root else {}
-    embeddings = {}
-    if use_rep is not None:
+    with _opened(path) as root:
+        missing = [part for part in ("obs", "var") if part not in root]
+        if missing:
+            raise InputError(f"{str(path)!r} has no {listed(missing)}. Expected what adata.write writes.")
+        obs, var = read_elem(root["obs"]), read_elem(root["var"])
+        # Of .uns no more than is of use here: it may be large, or hold what this version of anndata cannot read.
+        uns = {key: read_elem(root["uns"][key]) for key in _told(asked.key_added) if key in root.get("uns", {})}
         known = list(root.get("obsm", {}))
-        if use_rep not in known:
+        if use_rep is not None and use_rep not in known:
             raise InputError(f"{name} has no embedding {use_rep!r}.{nearest(use_rep, known)} Embeddings{named(known)}.")
-        embeddings = {use_rep: read_elem(root["obsm"][use_rep])}
-    values: dict[str | None, Any] = {key: root["layers"][key] for key in root.get("layers", {})}
-    if "X" in root:
-        values[None] = root["X"]
+        embeddings = {} if use_rep is None else {use_rep: read_elem(root["obsm"][use_rep])}
+        keys: dict[str | None, str] = {layer: f"layers/{layer}" for layer in root.get("layers", {})}
+        keys |= {None: "X"} if "X" in root else {}
+        is_file = path.suffix == ".h5ad"
+        values = {layer: Entry(path, key) if is_file else root[key] for layer, key in keys.items()}
     return Store(_annotations(obs, var, uns, embeddings), _openers(values, name), None, name)
 
 
-def _root(path: Path) -> Any:
+def _told(key_added: str) -> tuple[str, ...]:
+    """What of `.uns` training looks at."""
+    slot = _keys.slots(key_added)
+    return slot.pp, slot.embed
+
+
+def _opened(path: Path) -> AbstractContextManager[Any]:
     """The file, open for reading."""
     if path.suffix == ".h5ad":
         import h5py
 
         try:
-            return h5py.File(path, "r")
+            file: AbstractContextManager[Any] = h5py.File(path, "r")
+            return file
         except OSError as error:
             raise InputError(f"{str(path)!r} cannot be read as an h5ad file ({error}).") from error
     try:
@@ -163,12 +195,12 @@ def _root(path: Path) -> Any:
     except ImportError as error:
         raise InputError(f"Reading {str(path)!r} takes zarr, which is not installed: pip install zarr.") from error
     try:
-        return zarr.open_group(str(path), mode="r")
+        return nullcontext(zarr.open_group(str(path), mode="r"))
     except Exception as error:  # zarr raises its own types, other ones in each version
         raise InputError(f"{str(path)!r} cannot be read as a zarr group ({error}).") from error
 
 
-def _of_anndata(adata: AnnData, use_rep: str | None, name: str) -> Store:
+def _of_anndata(adata: AnnData, asked: _Asked, name: str) -> Store:
     """An AnnData of any kind: one of several may be in memory."""
     if adata.is_view and not _is_in_memory(adata):
         raise InputError(
@@ -178,38 +210,42 @@ def _of_anndata(adata: AnnData, use_rep: str | None, name: str) -> Store:
     if adata.isbacked and not adata.file.is_open:
         raise InputError(f"{name} is backed by the file {str(adata.filename)!r}, which is closed. Open it again.")
     values: dict[str | None, Any] = {None: adata.X, **dict(adata.layers)}
+    use_rep = asked.use_rep
     embeddings = {use_rep: adata.obsm[use_rep]} if use_rep is not None and use_rep in adata.obsm else {}
     known = _annotations(_table(adata.obs), _table(adata.var), dict(adata.uns), embeddings)
     return Store(known, _openers(values, name), None, name, adata)
 
 
-def _of_collection(collection: Any, use_rep: str | None, name: str) -> Store:
+def _of_collection(collection: Any, asked: _Asked, name: str) -> Store:
     """An AnnCollection: its AnnDatas one under another, with the annotations that it has of its own."""
     if type(collection).__name__ == "AnnCollectionView":
         raise InputError(f"{name} is a view of an AnnCollection. Give all of it, or load it: {name}.to_adata().")
     if getattr(collection, "convert", None) is not None:
         raise InputError(f"{name} is an AnnCollection that converts its values. Make it without convert=.")
-    store = _joined(collection.adatas, use_rep, name)
+    store = _joined(collection.adatas, asked, name)
     for column in getattr(collection.obs, "columns", []):
         store.cells.obs[column] = collection.obs[column].array
     return store
 
 
-def _joined(several: Sequence[Any], use_rep: str | None, name: str) -> Store:
-    """Several cells, one under another: the same genes in the same order, and the columns of obs that all have."""
+def _joined(several: Sequence[Any], asked: _Asked, name: str) -> Store:
+    """Several cells, one under another: the same genes in the same order.
+
+    A column of obs that not all have is without values in the others: whoever asks for it is told where.
+    """
     import anndata
 
     if not several:
         raise InputError(f"{name} is an empty list. Give files or AnnDatas of cells.")
     stores = []
     for i, cells in enumerate(several):
-        store = _any(cells, use_rep, f"{name}[{i}]")
+        store = _any(cells, asked, f"{name}[{i}]")
         if store is None:
             raise InputError(f"{name}[{i}] is a {type(cells).__name__}; expected a path, or an AnnData.")
         stores.append(store)
     for store in stores[1:]:
         _check_same_genes(stores[0], store)
-    known = anndata.concat([store.cells for store in stores], join="inner")
+    known = anndata.concat([store.cells for store in stores], join="outer")
     layers = {
         layer: _joiner(
             [store.layers[layer] for store in stores], f"layer {layer!r} of {name}" if layer else f"{name}.X"

@@ -57,8 +57,8 @@ def log1p_standardize(
     Returns
     -------
     AnnData or None
-        The copy where `copy=True`; for a path, a collection or a list, which nothing can be written to, their cells
-        without counts. The file of an AnnData that is backed stays as it is. Written are `.var["scflow_mean"]`,
+        The copy where `copy=True`; for a path, a collection or a list, which nothing can be written to, their `.obs`
+        and `.var`. The file of an AnnData that is backed stays as it is. Written are `.var["scflow_mean"]`,
         `.var["scflow_sd"]` (standard deviation, ddof 0), `.var["scflow_dropout"]` (fraction of cells without the gene),
         `.uns["scflow_pp"]` (target_sum, clip, layer, n_cells, n_genes) and, where asked for,
         `.layers["scflow_standardized"]`.
@@ -77,7 +77,7 @@ def log1p_standardize(
     [0.0, 0.5]
     """
     _check_clip(clip)
-    store = opened(adata, layer)
+    store = opened(adata, layer, key_added=key_added)
     if store is not None:
         return _streamed(store, target_sum, clip, key_added, unlike_files={"write_layer": write_layer, "copy": copy})
     adata = checked(adata)

@@ -38,12 +38,12 @@ class Given:
     store: _anndata.Store | None = None
 
     @classmethod
-    def of(cls, cells: Any, layer: str | None, use_rep: str | None, *, carrying: str) -> Given:
+    def of(cls, cells: Any, layer: str | None, use_rep: str | None, *, key_added: str, carrying: str) -> Given:
         """What the caller means; few cells are loaded, and are then as any others in memory.
 
         `carrying` is the option by which cells are carried to others, if any: those have to be in memory.
         """
-        store = _anndata.opened(cells, layer, use_rep=use_rep)
+        store = _anndata.opened(cells, layer, use_rep=use_rep, key_added=key_added)
         if store is None:
             return cls(_anndata.checked(cells), layer, use_rep)
         if use_rep is not None:

@@ -210,7 +210,7 @@ def train(
     """
     carrying = source is not None or course is not None
     option = "source=" if source is not None else "course=" if course is not None else ""
-    given = Given.of(adata, layer, use_rep, carrying=option)
+    given = Given.of(adata, layer, use_rep, key_added=key_added, carrying=option)
     cells = given.cells
     _check_watch(watch, option)
     if course is not None:

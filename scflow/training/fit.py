@@ -12,7 +12,7 @@ from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, p
 from scflow.training.batches import States
 from scflow.training.compiling import compiled
 from scflow.training.history import Monitor
-from scflow.training.loop import Trained, train
+from scflow.training.loop import Loss, Trained, train
 from scflow.training.optim import adamw
 from scflow.training.pairs import Fresh, Pairs
 from scflow.training.probes import Look, TimeBins, Watching
@@ -27,6 +27,8 @@ _LOOKS = 40
 _PATIENCE = _LOOKS // 4
 _MOVES = 16
 """Steps that the weight average may wait for its next move: it reaches over a thousand by then."""
+_NUMBERS, _FEWEST = 1 << 21, 256
+"""Numbers of states that go through a field together on a CPU, where more are no faster, but so many cells at least."""
 _WIDE = 5.0
 """A coordinate of this standard deviation is not standardised, and its error is most of the loss."""
 
@@ -105,20 +107,24 @@ def fit_pairs(
     """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
     rng, bins = run.generator(1), TimeBins(objective)
 
-    def terms(rows: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(rows: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
         x0, x1, c, group = pairs.draw(rows, rng=rng)
-        return objective.terms(field, x0, x1, c, rng=rng, group=group)
+        x0, x1, c = objective.paired(x0, x1, c, rng=rng, group=group)
+        t = objective.draw_times(len(x0), rng=rng)
+        size = _size(field, x0)
+        for (a, b, told), times in zip(_batches(x0, x1, c, size=size), torch.split(t, size), strict=True):
+            yield objective.losses(field, a, b, times, told), times, len(times) / len(t)
 
-    def loss(rows: Tensor) -> Tensor:
-        losses, t = terms(rows)
-        bins.add(t, losses)
-        return losses.mean()
+    def loss(rows: Tensor) -> Iterator[Tensor]:
+        for losses, times, share in parts(rows):
+            bins.add(times, losses)
+            yield losses.mean() * share
 
     def trial() -> None:
         before = rng.get_state()
         with run.autocast():
-            value = terms(run.train[: run.batch_size])[0].mean()
-        value.backward()  # type: ignore[no-untyped-call]
+            for losses, _, _ in parts(run.train[: run.batch_size]):
+                losses.mean().backward()  # type: ignore[no-untyped-call]
         field.zero_grad(set_to_none=True)
         rng.set_state(before)
 
@@ -141,7 +147,7 @@ def fit_pairs(
 
 def fit_module(
     module: nn.Module,
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     validate: Callable[[], float],
     run: Run,
     rng: torch.Generator,
@@ -188,6 +194,16 @@ def fit_module(
             probe=probe,
             after_step=after_step,
         )
+
+
+def _size(field: nn.Module, states: Tensor) -> int:
+    """How many of a batch's states go through a field together.
+
+    On a GPU, and by a field that looks at a batch as a whole, all do. Parts are of one size, or nearly.
+    """
+    n, most = len(states), max(_FEWEST, _NUMBERS // states[0].numel())
+    whole = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in field.modules())
+    return n if whole or states.device.type != "cpu" else -(-n // -(-n // most))
 
 
 def _warn_of_scale(spread: Tensor) -> None:

@@ -17,11 +17,13 @@ from scflow.training.history import Monitor, Probe
 from scflow.training.optim import WeightAverage, clipped, load
 from scflow.training.progress import Plan, Progress, Running, Scaler
 
-__all__ = ["Trained", "train"]
+__all__ = ["Loss", "Trained", "train"]
 
 _BAD_STEPS = 5
 _HALVINGS = 16
 """A gradient scale of 65,536 may be halved so often before the gradient itself is to blame."""
+
+Loss = Callable[[Tensor], Tensor | Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Trained:
 
 def train(
     module: nn.Module,
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     batches: Iterable[Tensor],
     validate: Callable[[], float],
     optimizer: torch.optim.Optimizer,
@@ -54,10 +56,11 @@ def train(
 ) -> Trained:
     """Teach `module`, in place, and leave it with the weight average that was best on the validation cells.
 
-    `loss` takes the rows of a batch; `validate` gives the loss of the validation cells with the weights as they are.
-    Ctrl-C ends the run and keeps the best so far. A step whose gradient is not finite is passed over, and nothing
-    advances: not the weights, their average, the schedule or the count of steps. (On a GPU without a scaler nobody
-    looks before the next report: only the optimiser passes over the step there.)
+    `loss` takes the rows of a batch and gives its mean loss: whole, or in parts that add up to it, each made when the
+    one before is done with, so that the memory of one is enough for all. `validate` gives the loss of the validation
+    cells with the weights as they are. Ctrl-C ends the run and keeps the best so far. A step whose gradient is not
+    finite is passed over, and nothing advances: not the weights, their average, the schedule or the count of steps. (On
+    a GPU without a scaler nobody looks before the next report: only the optimiser passes over the step there.)
 
     Parameters
     ----------
@@ -111,7 +114,7 @@ def train(
 
 def _stepped(
     run: Progress,
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     source: Iterator[Tensor],
     precision: Callable[[], AbstractContextManager[object]],
     running: Running,
@@ -143,21 +146,35 @@ def _stepped(
 
 def _backward(
     run: Progress,
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     source: Iterator[Tensor],
     precision: Callable[[], AbstractContextManager[object]],
 ) -> tuple[Tensor, int]:
     """The gradient of one batch, or the mean gradient of several; their mean loss, and how many cells they had."""
-    parts, cells, n = [], 0, run.plan.accumulate
+    values, cells, n = [], 0, run.plan.accumulate
     run.optimizer.zero_grad(set_to_none=True)
     for rows in (next(source) for _ in range(n)):
-        with precision():
-            value = loss(rows)
-        scaled = value if n == 1 else value / n
-        (scaled if run.scaler is None else run.scaler.scale(scaled)).backward()
-        parts.append(value.detach())
+        for value in _parts(loss, rows, precision):
+            scaled = value if n == 1 else value / n
+            (scaled if run.scaler is None else run.scaler.scale(scaled)).backward()
+            values.append(value.detach())
         cells += len(rows)
-    return parts[0] if n == 1 else torch.stack(parts).mean(), cells
+    return values[0] if len(values) == 1 else torch.stack(values).sum() / n, cells
+
+
+def _parts(loss: Loss, rows: Tensor, precision: Callable[[], AbstractContextManager[object]]) -> Iterator[Tensor]:
+    """The loss of a batch, one part after another."""
+    with precision():
+        value = loss(rows)
+    if isinstance(value, Tensor):
+        yield value
+        return
+    while True:
+        with precision():
+            part = next(value, None)
+        if part is None:
+            return
+        yield part
 
 
 def _reported(run: Progress, running: Running) -> dict[str, float]:

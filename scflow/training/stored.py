@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ POOL = 32_768
 POOL_BATCHES = 16
 """... and so many batches of them, more where only large blocks can be read ..."""
 POOL_VALUES = 1 << 25
-"""... but no more stored values than these: 268 MB, twice, since one pool is read while another is used."""
+"""... but no more stored values than these: 200 MB, twice, since one pool is read while another is used."""
 PIECE = 16_384
 """Cells that are read together where all are read in order."""
 _LOOKED_AT = 2048
@@ -50,7 +51,7 @@ class Elsewhere(Protocol):
         ...
 
     def read(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-        """The counts of ascending rows."""
+        """The counts of ascending rows, in the smallest type that will do."""
         ...
 
 
@@ -231,8 +232,8 @@ class Pools:
         self.cells, self.rows, self.rng = cells, rows.cpu().sort().values, rng
         n, size = len(rows), min(batch_size, len(rows))
         wanted = max(POOL, POOL_BATCHES * size, 2 * size * min(cells.counts.grain, _MOST))
-        most = int(min(wanted, POOL_VALUES / cells.per_cell))
-        n_pools = max(1, round(n / max(most, size)))
+        room = max(POOL_VALUES / cells.per_cell, size)
+        n_pools = max(1, round(n / max(wanted, size)), math.ceil(n / room))
         self.batch_size, self.size = size, max(1, -(-n // (n_pools * size))) * size
         fine = self.size // (2 * size)
         self.block = min(max(fine, cells.counts.grain, _FEWEST), _MOST)
