@@ -291,7 +291,7 @@ def begun(simulated: AnnData, tmp_path: Path) -> Path:
         ({"steps": 5, "batch_size": 40}, r"batch_size was 48 and is now 40; steps was 4 and is now 5"),
         ({"time": "uniform"}, r"objective\.time\.name was 'Stratified' and is now 'Uniform'"),
         ({"condition": None}, r"conditions of the cells are other ones than those the run was started on"),
-        ({"precision": "bfloat16"}, r"precision was 'float32' and is now 'bfloat16'"),
+        ({"precision": "float16"}, r"precision was '\w+' and is now 'float16'"),
         (
             {"optimisation": Optimisation(average="power", clip=2.0)},
             r"optimisation\.clip was 1\.0 and is now 2\.0; optimisation\.average\.name was 'Ramp' and is now 'Power'",
