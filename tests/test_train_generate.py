@@ -22,6 +22,7 @@ from scflow.errors import InputError
 from scflow.flow import Flow
 from scflow.matching import couplings, noises, paths, solvers, times, weights
 from scflow.tl._options import device_of, positive, whole
+from scflow.tl._recipe import precision_of
 
 N_CELLS, N_GENES = 200, 30
 QUICK: dict[str, Any] = {"steps": 8, "progress": False}
@@ -177,7 +178,7 @@ def test_provenance_says_what_was_learnt_from_what(flow: Flow) -> None:
         "lr": 1e-3,
         "clip": 1.0,
         "average": "ramp",
-        "precision": "float32",
+        "precision": precision_of("auto", torch.device("cpu")),
         "linear_loss": pytest.approx(math.pi / 2, rel=0.1),
     }
     assert flow.genes == tuple(f"gene_{i:02d}" for i in range(N_GENES))

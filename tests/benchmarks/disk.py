@@ -67,6 +67,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024, help="of the network (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
     parser.add_argument("--part", type=int, help="cells in memory when others are on disk (scflow's own choice)")
+    parser.add_argument("--precision", default="float32", help="of the network (%(default)s)")
     parser.add_argument("--device", default="auto", help="of the training (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--folder", type=Path, help="keep the files here, or take those that are there")
@@ -79,7 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def child(what: str, file: Path, n: int, options: argparse.Namespace, source: str = "disk") -> dict[str, Any]:
     """What a fresh process found, from the last line that it printed."""
     given: list[Any] = ["--child", what, "--file", file, "--cells", n, "--sources", source]
-    for name in ("genes", "space", "steps", "batch", "width", "seed", "part", "device", "threads"):
+    for name in ("genes", "space", "steps", "batch", "width", "seed", "part", "device", "precision", "threads"):
         value = getattr(options, name)
         given += [] if value is None else [f"--{name}", value]
     done = subprocess.run([sys.executable, __file__, *map(str, given)], stdout=subprocess.PIPE, text=True, check=True)
@@ -201,7 +202,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             seed=options.seed,
             callbacks=[look],
             device=options.device,
-            precision="float32",
+            precision=options.precision,
             progress=False,
         )
     speeds = sorted(row["cells_per_second"] for row in rows[len(rows) // 3 :])

@@ -21,7 +21,7 @@ SPACES = ("counts", "genes", "quantile", "pca")
 TIMES_CSR, PLUS = 3, 10**9
 """The bound: three times the CSR matrix and 1 GB, for the whole process."""
 IMPORT_SECONDS = 0.1
-A_CELL = 100
+A_CELL = 200
 """Bytes that a cell may add to the peak when cells are written to a file: for its name and its conditions."""
 A_RUN = 40e6
 """And what the allocator keeps in one run and not in another."""
