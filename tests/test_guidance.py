@@ -151,7 +151,7 @@ def cells() -> AnnData:
 @pytest.fixture(scope="module")
 def two(small_flows: None, cells: AnnData) -> Flow:
     chosen = ["cell_type", "batch"]
-    return scflow.tl.train(cells.copy(), condition=chosen, space="genes", steps=30, precision="float32", progress=False)
+    return scflow.tl.train(cells.copy(), condition=chosen, space="genes", steps=200, progress=False)
 
 
 Generate = Callable[..., AnnData]

@@ -25,6 +25,8 @@ __all__ = ["fit_field", "fit_module", "fit_pairs", "spread_of"]
 
 _LOOKS = 40
 _PATIENCE = _LOOKS // 4
+_AT_LEAST = 100
+"""Steps without a better look that no run ends before: the first ones, from a field that is linear, are often worse."""
 _MOVES = 16
 """Steps that the weight average may wait for its next move: it reaches over a thousand by then."""
 _NUMBERS, _FEWEST = 1 << 21, 256
@@ -160,13 +162,15 @@ def fit_module(
 ) -> Trained:
     """Train a module, in place, by the loss of a batch's rows, and keep the average that is best by `validate`.
 
-    `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one the run ends.
+    `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one, a hundred steps at
+    least, the run ends.
     """
     settings = optimisation or Optimisation()
+    every = max(1, min(500, steps // _LOOKS))
     plan = Plan(
         steps,
-        every=max(1, min(500, steps // _LOOKS)),
-        patience=patience,
+        every=every,
+        patience=max(patience, -(-_AT_LEAST // every)),
         clip=settings.clip,
         average=settings.law,
         moves=_MOVES,
