@@ -162,8 +162,8 @@ def fit_module(
 ) -> Trained:
     """Train a module, in place, by the loss of a batch's rows, and keep the average that is best by `validate`.
 
-    `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one, a hundred steps at
-    least, the run ends.
+    `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one, and a hundred
+    steps, the run ends.
     """
     settings = optimisation or Optimisation()
     every = max(1, min(500, steps // _LOOKS))
