@@ -93,7 +93,7 @@ def learn_carrying(
         codec.answers_to(conditions.cardinalities)
         fit_answers(codec, cells, *roles.compared(run.train), condition, run)
     carried = Carried(
-        states_of(cells, codec, None),
+        states_of(cells, codec, None, run.workers),
         condition,
         roles.group,
         Sources.of(roles.source, roles.group[roles.source], roles.n_groups),
@@ -132,7 +132,8 @@ def cells_and_codec(
         cells, codec = Coordinates(np.asarray(data), run.device), Embedding.fit(np.asarray(data))
     else:
         cells = Cells(data, run.device)
-        codec = codec_of(data, cells, statistics, clip, Conditions(), None, recipe, run)
+        of = (data, cells, statistics, clip, Conditions(), None, recipe, run.alone())
+        codec = run.workers.once(lambda: codec_of(*of).cpu())
     return cells, codec.to(run.device).eval()
 
 

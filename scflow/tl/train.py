@@ -36,6 +36,7 @@ from scflow.tl._recipe import (
 from scflow.tl._task import Task
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
 from scflow.training.history import Callback
+from scflow.training.workers import Workers, together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
+@together()
 def train(
     adata: AnnData | AnnCollection | str | os.PathLike[str] | Sequence[AnnData | str | os.PathLike[str]],
     *,
@@ -143,7 +145,8 @@ def train(
     steps
         Optimiser steps; by default from the number of cells, 2,000 to 20,000.
     batch_size
-        Cells a step; ``"auto"`` is 256, and 1,024 for many cells on a GPU.
+        Cells a step; ``"auto"`` is 256, and 1,024 for many cells on a GPU. It is that of each process where several
+        share the work (see Notes): two see twice the cells a step, at the same learning rate.
     lr
         Peak learning rate; ``"auto"`` is 1e-3, or 5e-4 for wide states.
     validation
@@ -195,6 +198,18 @@ def train(
         A FloatingPointError, where the gradient stays infinite or NaN. Its `history` says how it came to that:
         :func:`scflow.tl.diagnose` reads it.
 
+    Notes
+    -----
+    **Several devices and machines.** Under ``torchrun --nproc-per-node=8`` (and ``--nnodes``), or in a process group of
+    the caller's own, the same call in every process trains one flow, which all of them return: PyTorch's
+    DistributedDataParallel averages the gradients, with NCCL between GPUs, one for each process, and Gloo between CPUs.
+    Each process shows a share of every batch, other cells than the others: n processes with `batch_size` b go the way
+    of one with n b, within rounding. (But couplings, and the draws of ``space="quantile"``, are of each process's own
+    cells; and from disk each reads blocks of its own.) All are to be given the same cells and options. The codec and
+    the calibration are fitted by the first process, which alone prints, warns, calls the callbacks and writes
+    checkpoints. A process that ends, by Ctrl-C too, ends all; ``torchrun --max-restarts`` goes on from the checkpoint
+    with ``resume=True``.
+
     Examples
     --------
     >>> import scflow
@@ -203,6 +218,8 @@ def train(
     >>> flow.codec.name, flow.conditions.names
     ('counts', ('cell_type',))
     """
+    workers = Workers.now()
+    progress, callbacks = progress and workers.first, callbacks if workers.first else ()
     carrying = source is not None or course is not None
     option = "source=" if source is not None else "course=" if course is not None else ""
     given = Given.of(adata, layer, use_rep, carrying=option)
@@ -235,12 +252,13 @@ def train(
     run = Run(
         train=task.rows[0],
         validation=task.rows[1],
-        batch_size=batch_size_of(size, len(task.rows[0]), where, intervals=task.n_intervals),
+        batch_size=batch_size_of(size, len(task.rows[0]), where, workers, intervals=task.n_intervals),
         seed=start,
         device=where,
         precision=numbers,
         progress=progress,
         callbacks=tuple(callbacks),
+        workers=workers,
     )
     check_groups(recipe.noise, task.conditions)
     recipe = knowing(recipe, task.conditions)
@@ -249,13 +267,16 @@ def train(
     check_field(kind, settings, dim, task.conditions.inputs)
     task = given.surveyed(task, run, key_added, fingerprint=keeping is not None)
     layer = None if use_rep else given.source()
-    if keeping is not None:
+    if keeping is not None or workers.size > 1:
         prepared = _preprocessing(cells, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in cells.var_names]
         prepared |= task.facts
         of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
         of["data"] |= described(task.belonging)
-        run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
+        workers.agree(of)
+        if keeping is not None:
+            opened = workers.once(lambda: _opened(keeping, of, resume, progress))
+            run = replace(run, checkpoints=opened)
     warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
         flow = _learn(cells, task, layer, use_rep, recipe, run, key_added)
@@ -292,11 +313,14 @@ def _learn(
     """Preprocess where that was not done, say what is about to happen, and learn."""
     n, names = task.data.shape[0], list(task.conditions.names)
     provenance: dict[str, Any] = {"n_cells": n, "seed": run.seed, "condition": names, **task.facts}
+    if run.workers.size > 1:
+        provenance["processes"] = run.workers.size
     given = (task.conditions, task.condition)
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
         steps = f"{recipe.steps:,}" if recipe.held_out == "cells" else f"at most {recipe.most_steps:,}"
-        how = f"{steps} steps of {run.batch_size} cells on {run.device}"
+        size = run.batch_size if run.workers.size == 1 else f"{run.workers.size} x {run.batch_size}"
+        how = f"{steps} steps of {size} cells on {run.device}"
         print(f"scflow: {task.cells_in_words()}, {what}, {how}")
     if use_rep:
         provenance["use_rep"] = use_rep

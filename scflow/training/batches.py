@@ -11,6 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Codec
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Batches", "Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
 
@@ -84,8 +85,11 @@ class Coordinates:
 class States(Protocol):
     """Where a batch's states come from."""
 
-    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
-        """States ``[len(rows), dim]`` of the given cells, or pictures ``[len(rows), channels, height, width]``."""
+    def states(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Tensor:
+        """States ``[len(rows), dim]`` of the given cells, or pictures ``[len(rows), channels, height, width]``.
+
+        Of a batch that `workers` share, those of this process's cells.
+        """
         ...
 
 
@@ -96,8 +100,9 @@ class Encoded:
         self.cells, self.codec, self.condition = cells, codec, condition
 
     @torch.no_grad()
-    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+    def states(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Tensor:
         """Gather, make dense, encode."""
+        rows, rng = workers.share(rows), workers.own(rng) if self.codec.random else rng
         condition = None if self.condition is None else self.condition[rows]
         return self.codec.encode(self.cells.dense(rows), condition, rng=rng)
 
@@ -105,25 +110,29 @@ class Encoded:
 class Summarized:
     """Summaries of all cells, made once, from which each batch's states are drawn."""
 
-    def __init__(self, cells: Rows, codec: Codec, condition: Tensor | None, *, chunk: int = 1024) -> None:
+    def __init__(
+        self, cells: Rows, codec: Codec, condition: Tensor | None, *, chunk: int = 1024, workers: Workers = ALONE
+    ) -> None:
         self.codec = codec
+        starts = range(0, len(cells), chunk)
+        workers = workers if len(starts) >= workers.size else ALONE
         with torch.no_grad():
             parts = []
-            for start in range(0, len(cells), chunk):
+            for start in starts[slice(*workers.span(len(starts)))]:
                 rows = torch.arange(start, min(start + chunk, len(cells)), device=cells.device)
                 parts.append(codec.summarize(cells.dense(rows), None if condition is None else condition[rows]))
-        self.summaries = torch.cat(parts)
+        self.summaries = workers.joined(torch.cat(parts))
 
     @torch.no_grad()
-    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+    def states(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Tensor:
         """Draw from the summaries."""
-        return self.codec.draw(self.summaries[rows], rng=rng)
+        return workers.share(self.codec.draw(self.summaries[rows], rng=rng))
 
 
-def states_of(cells: Rows, codec: Codec, condition: Tensor | None) -> States:
+def states_of(cells: Rows, codec: Codec, condition: Tensor | None, workers: Workers = ALONE) -> States:
     """The source of states that suits a codec."""
     if codec.summarizes:
-        return Summarized(cells, codec, condition)
+        return Summarized(cells, codec, condition, workers=workers)
     return Encoded(cells, codec, condition)
 
 

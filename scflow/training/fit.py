@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
+from scflow.matching.couplings import Independent
 from scflow.training.batches import States
 from scflow.training.history import Monitor
 from scflow.training.loop import Trained, train
@@ -18,6 +19,7 @@ from scflow.training.probes import Look, TimeBins, Watching
 from scflow.training.progress import Plan
 from scflow.training.run import Run
 from scflow.training.settings import Optimisation
+from scflow.training.workers import Workers
 
 __all__ = ["fit_field", "fit_module", "fit_pairs", "spread_of"]
 
@@ -101,11 +103,15 @@ def fit_pairs(
     patience: int = _PATIENCE,
 ) -> Trained:
     """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
-    rng, bins = run.generator(1), TimeBins(objective)
+    rng, workers = run.generator(1), run.workers
+    bins, shared = TimeBins(objective, workers), workers.wrapped(field)
 
     def loss(rows: Tensor) -> Tensor:
-        x0, x1, c, group = pairs.draw(rows, rng=rng)
-        losses, t = objective.terms(field, x0, x1, c, rng=rng, group=group)
+        x0, x1, c, group = pairs.draw(rows, rng=rng, workers=workers)
+        coupled = rng if isinstance(objective.coupling, Independent) else workers.own(rng)
+        x0, x1, c = objective.paired(x0, x1, c, rng=coupled, group=group)
+        t = _times(objective, len(x0), len(rows), rng, workers)
+        losses = objective.losses(shared, x0, x1, t, c)
         bins.add(t, losses)
         return losses.mean()
 
@@ -118,7 +124,7 @@ def fit_pairs(
         steps=steps,
         lr=lr,
         optimisation=optimisation,
-        probe=Watching(bins, field, look, columns=look_columns, every=look_every),
+        probe=Watching(bins, field, look if workers.first else None, columns=look_columns, every=look_every),
         patience=patience,
     )
 
@@ -154,7 +160,7 @@ def fit_module(
     )
     columns = () if probe is None else probe.columns
     monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks, columns=columns)
-    batches = run.order(run.train, run.batch_size, run.generator(3))
+    batches = run.batches(run.generator(3))
     optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
     with run.globals(8) as shared:
         keeper = run.keeper("flow", batches, [rng, *shared])
@@ -170,7 +176,15 @@ def fit_module(
             scaler=run.scaler(),
             keeper=keeper,
             probe=probe,
+            workers=run.workers,
         )
+
+
+def _times(objective: FlowMatching, n: int, n_in_all: int, rng: torch.Generator, workers: Workers) -> Tensor:
+    """Times of a process's `n` pairs, stratified over the batch of all processes."""
+    if workers.size == 1:
+        return objective.draw_times(n, rng=rng)
+    return workers.share(objective.draw_times(n_in_all, rng=rng))[:n]
 
 
 def _warn_of_scale(spread: Tensor) -> None:
