@@ -167,9 +167,8 @@ def learn(
     n_drawn = drawn_to_calibrate(codec.dim)
     sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
     try:
-        of_drawn = {"n_drawn": n_drawn, "sampling": sampling}
-        calibration = run.workers.once(lambda: flow.calibrated(part, own, **of_drawn).calibration)
-        return replace(flow, calibration=calibration)
+        done = run.workers.once(lambda: flow.calibrated(part, own, n_drawn=n_drawn, sampling=sampling).calibration)
+        return replace(flow, calibration=done)
     except KeyboardInterrupt:
         warnings.warn("Interrupted while calibrating: the flow is kept, its counts are not calibrated.", stacklevel=2)
         return flow

@@ -270,13 +270,7 @@ def train(
     if keeping is not None or workers.size > 1:
         prepared = _preprocessing(cells, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in cells.var_names]
-        prepared |= task.facts
-        of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
-        of["data"] |= described(task.belonging)
-        workers.agree(of)
-        if keeping is not None:
-            opened = workers.once(lambda: _opened(keeping, of, resume, progress))
-            run = replace(run, checkpoints=opened)
+        run = _agreed(task, genes, recipe, run, prepared, keeping, resume)
     warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
         flow = _learn(cells, task, layer, use_rep, recipe, run, key_added)
@@ -350,6 +344,24 @@ def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: 
             raise InputError("resume=True has no run to go on with. Name its folder: checkpoint='run', resume=True.")
         return None
     return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+
+
+def _agreed(
+    task: Task,
+    genes: Sequence[str],
+    recipe: Recipe,
+    run: Run,
+    prepared: dict[str, Any],
+    keeping: Checkpoint | None,
+    resume: bool,
+) -> Run:
+    """The run, once all processes have said that they mean the same one, with its folder."""
+    of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared | dict(task.facts))
+    of["data"] |= described(task.belonging)
+    run.workers.agree(of)
+    if keeping is None:
+        return run
+    return replace(run, checkpoints=run.workers.once(lambda: _opened(keeping, of, resume, run.progress)))
 
 
 def _opened(settings: Checkpoint, of: dict[str, Any], resume: bool, progress: bool) -> Checkpoints:

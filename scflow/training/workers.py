@@ -67,14 +67,14 @@ class Workers:
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process's rows of something that has a row for each cell of a batch of all."""
+        """What this process has of something with a row for each cell of a batch of all."""
         if self.size == 1:
             return batch
         n = len(batch) // self.size
         return batch[self.rank * n : (self.rank + 1) * n]
 
     def span(self, n: int) -> tuple[int, int]:
-        """Where this process's part of `n` things in a row begins and ends."""
+        """Where the part of `n` things in a row begins and ends that this process has."""
         return n * self.rank // self.size, n * (self.rank + 1) // self.size
 
     def own(self, rng: torch.Generator) -> torch.Generator:
@@ -177,12 +177,11 @@ class Workers:
             return module
         # A network of the user's own may leave weights out of a step, and keep buffers that change.
         own = any(not type(part).__module__.startswith(("scflow.", "torch.")) for part in module.modules())
-        kind = nn.parallel.DistributedDataParallel
-        known = inspect.signature(kind).parameters
-        buffers = (
-            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        )  # before torch 2.13
-        return kind(module, find_unused_parameters=own, **{buffers: own})
+        kind: Any = nn.parallel.DistributedDataParallel
+        newer = "forward_sync_buffers" in inspect.signature(kind).parameters  # torch 2.13
+        buffers = {"forward_sync_buffers" if newer else "broadcast_buffers": own}
+        wrapped: nn.Module = kind(module, find_unused_parameters=own, **buffers)
+        return wrapped
 
 
 ALONE = Workers()
@@ -204,8 +203,10 @@ def together() -> Iterator[Workers]:
     if begun:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        # Every group has keys of its own: those of one before may be in the store yet.
-        store = dist.PrefixStore(f"scflow/{next(_groups)}", _store())
+        # A group has keys of its own: those of one before may still be in the store.
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        store = PrefixStore(f"scflow/{next(_groups)}", _store())
         dist.init_process_group(store=store, rank=launched.rank, world_size=launched.size, timeout=_PATIENCE)
     workers = Workers.now()
     try:
@@ -215,8 +216,8 @@ def together() -> Iterator[Workers]:
         if not _ended(error):
             raise
         raise ConnectionError(
-            f"Another of the {workers.size} processes has ended, and this one with it. Its last checkpoint is whole, if "
-            "checkpoint= was given: start all of them again with resume=True, or let torchrun do it (--max-restarts)."
+            f"Another of the {workers.size} processes has ended, and so does this one. With checkpoint= the last state "
+            "was kept: start all of them again with resume=True, or let torchrun do it (--max-restarts)."
         ) from error
     finally:
         if begun:
@@ -234,10 +235,11 @@ def _silent() -> Iterator[None]:
 
 
 @functools.cache
-def _store() -> dist.Store:
+def _store() -> Any:
     """Where the processes find each other: one for all groups of this process."""
-    store: dist.Store = next(iter(dist.rendezvous("env://")))[0]
-    return store
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(iter(rendezvous("env://")))[0]
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
