@@ -66,14 +66,15 @@ class FlowMatching:
         *,
         rng: torch.Generator,
         group: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What `loss` is the mean of: the loss of every cell, and the time it was drawn at, each ``[n]``.
 
         `condition` is what the field is told, `group` what it is not told and cells are paired within as well. Cells
-        that the coupling leaves out are not among them.
+        that the coupling leaves out are not among them. `times` are drawn unless they are given, of `draw_times`.
         """
         x0, x1, condition = self.paired(x0, x1, condition, rng=rng, group=group)
-        t = self.draw_times(len(x0), rng=rng)
+        t = self.draw_times(len(x0), rng=rng) if times is None else times[: len(x0)]
         return self.losses(field, x0, x1, t, condition), t
 
     def paired(

@@ -13,7 +13,7 @@ from torch import Tensor
 from scflow.codecs import Codec
 from scflow.training.workers import ALONE, Workers
 
-__all__ = ["Batches", "Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
+__all__ = ["Batches", "Cells", "Encoded", "Order", "Rows", "Summarized", "shared", "states_of"]
 
 
 class Rows(Protocol):
@@ -85,11 +85,8 @@ class Coordinates:
 class States(Protocol):
     """Where a batch's states come from."""
 
-    def states(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Tensor:
-        """States ``[len(rows), dim]`` of the given cells, or pictures ``[len(rows), channels, height, width]``.
-
-        Of a batch that `workers` share, those of this process's cells.
-        """
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+        """States ``[len(rows), dim]`` of the given cells, or pictures ``[len(rows), channels, height, width]``."""
         ...
 
 
@@ -100,9 +97,8 @@ class Encoded:
         self.cells, self.codec, self.condition = cells, codec, condition
 
     @torch.no_grad()
-    def states(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Tensor:
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
         """Gather, make dense, encode."""
-        rows, rng = workers.share(rows), workers.own(rng) if self.codec.random else rng
         condition = None if self.condition is None else self.condition[rows]
         return self.codec.encode(self.cells.dense(rows), condition, rng=rng)
 
@@ -124,9 +120,9 @@ class Summarized:
         self.summaries = workers.joined(torch.cat(parts))
 
     @torch.no_grad()
-    def states(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Tensor:
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
         """Draw from the summaries."""
-        return workers.share(self.codec.draw(self.summaries[rows], rng=rng))
+        return self.codec.draw(self.summaries[rows], rng=rng)
 
 
 def states_of(cells: Rows, codec: Codec, condition: Tensor | None, workers: Workers = ALONE) -> States:
@@ -134,6 +130,17 @@ def states_of(cells: Rows, codec: Codec, condition: Tensor | None, workers: Work
     if codec.summarizes:
         return Summarized(cells, codec, condition, workers=workers)
     return Encoded(cells, codec, condition)
+
+
+def shared(states: States, rows: Tensor, *, rng: torch.Generator, workers: Workers) -> Tensor:
+    """States of this process's cells, of a batch that `workers` share.
+
+    They are drawn for all, so that they do not depend on how many share it. Where that is dear, cells of others are
+    left out; and where encoding is random, each process draws numbers of its own.
+    """
+    if workers.size == 1 or not isinstance(states, Encoded):
+        return workers.share(states.states(rows, rng=rng))
+    return states.states(workers.share(rows), rng=workers.own(rng) if states.codec.random else rng)
 
 
 class Batches(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scflow.training.batches import States
+from scflow.training.batches import States, shared
 from scflow.training.pairs import Pair
 from scflow.training.workers import ALONE, Workers
 
@@ -60,6 +60,6 @@ class Descended:
     def _paired(self, rows: Tensor, rng: torch.Generator, workers: Workers) -> Pair:
         n, drawn = len(rows), self.ancestors.shape[1]
         which = torch.randint(drawn, (n,), generator=rng, device=rng.device)
-        x0 = self.states.states(rows, rng=rng, workers=workers)
-        x1 = self.states.states(self.ancestors[rows, which].long(), rng=rng, workers=workers)
+        x0 = shared(self.states, rows, rng=rng, workers=workers)
+        x1 = shared(self.states, self.ancestors[rows, which].long(), rng=rng, workers=workers)
         return Pair(x0, x1, workers.share(self.later[rows]))

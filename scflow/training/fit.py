@@ -19,7 +19,6 @@ from scflow.training.probes import Look, TimeBins, Watching
 from scflow.training.progress import Plan
 from scflow.training.run import Run
 from scflow.training.settings import Optimisation
-from scflow.training.workers import Workers
 
 __all__ = ["fit_field", "fit_module", "fit_pairs", "spread_of"]
 
@@ -108,10 +107,9 @@ def fit_pairs(
 
     def loss(rows: Tensor) -> Tensor:
         x0, x1, c, group = pairs.draw(rows, rng=rng, workers=workers)
-        coupled = rng if isinstance(objective.coupling, Independent) else workers.own(rng)
-        x0, x1, c = objective.paired(x0, x1, c, rng=coupled, group=group)
-        t = _times(objective, len(x0), len(rows), rng, workers)
-        losses = objective.losses(shared, x0, x1, t, c)
+        coupling = rng if isinstance(objective.coupling, Independent) else workers.own(rng)
+        times = None if workers.size == 1 else workers.share(objective.draw_times(len(rows), rng=rng))
+        losses, t = objective.terms(shared, x0, x1, c, rng=coupling, group=group, times=times)
         bins.add(t, losses)
         return losses.mean()
 
@@ -178,13 +176,6 @@ def fit_module(
             probe=probe,
             workers=run.workers,
         )
-
-
-def _times(objective: FlowMatching, n: int, n_in_all: int, rng: torch.Generator, workers: Workers) -> Tensor:
-    """Times of a process's `n` pairs, stratified over the batch of all processes."""
-    if workers.size == 1:
-        return objective.draw_times(n, rng=rng)
-    return workers.share(objective.draw_times(n_in_all, rng=rng))[:n]
 
 
 def _warn_of_scale(spread: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scflow.matching import noises
-from scflow.training.batches import States
+from scflow.training.batches import States, shared
 from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Carried", "Coupled", "Fresh", "Pair", "Pairs", "Sources", "dropped"]
@@ -70,7 +70,7 @@ class Fresh:
 
     def draw(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Pair:
         """Cells, noise, and what the field is told (in an order such that a seed gives the flow it always gave)."""
-        x0 = self.states.states(rows, rng=rng, workers=workers)
+        x0 = shared(self.states, rows, rng=rng, workers=workers)
         own = None if self.condition is None else self.condition[rows]
         n, dim = len(rows), x0[0].numel()
         if self.noise.by_condition:
@@ -208,8 +208,8 @@ class Carried:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """States of this process's pairs, and conditions and groups of all."""
         group = self.group[rows]
-        x0 = self.states.states(rows, rng=rng, workers=workers)
-        x1 = self.states.states(self.sources.draw(group, rng=rng), rng=rng, workers=workers)
+        x0 = shared(self.states, rows, rng=rng, workers=workers)
+        x1 = shared(self.states, self.sources.draw(group, rng=rng), rng=rng, workers=workers)
         return x0, x1, None if self.condition is None else self.condition[rows], group
 
 
