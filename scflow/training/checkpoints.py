@@ -127,7 +127,7 @@ class Checkpoints:
                 run = self._read(file)[0]["run"]
             except FileError:
                 continue
-            known, now = flat({"processes": 1, **run}), flat(self.identity)
+            known, now = (flat({"processes": 1, **of}) for of in (run, self.identity))
             differ = [key for key in {**known, **now} if known.get(key) != now.get(key)]
             if differ:
                 said = "; ".join(_difference(key, known.get(key), now.get(key)) for key in differ)

@@ -203,10 +203,11 @@ def together() -> Iterator[Workers]:
     if begun:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        # A group has keys of its own: those of one before may still be in the store.
         from torch.distributed.distributed_c10d import PrefixStore
 
-        store = PrefixStore(f"scflow/{next(_groups)}", _store())
+        # A group has keys of its own: those of one before, and of processes that are lost, may still be in the store.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"scflow/{attempt}/{next(_groups)}", _store())
         dist.init_process_group(store=store, rank=launched.rank, world_size=launched.size, timeout=_PATIENCE)
     workers = Workers.now()
     try:
