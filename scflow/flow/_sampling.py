@@ -154,7 +154,9 @@ def _blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling, ev
         balance = Balance.of(flow, n, condition, sampling)
         size = at_a_time(len(flow.genes) or flow.codec.dim, TILE)
         # Cells that are calibrated one by one are the same in any block: whole batches, there.
-        size = size if balance is not None else max(1, size // per_batch) * per_batch
+        if balance is None:
+            share = -(-n // per_batch // workers.size) if workers.size > 1 else size
+            size = max(1, min(size // per_batch, share)) * per_batch
         spans = [range(begin, min(n, begin + size), per_batch) for begin in range(0, n, size)]
         alone = workers.size == 1
         done = bar.update if alone else _unseen

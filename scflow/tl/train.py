@@ -358,7 +358,8 @@ def _agreed(
     """The run, once all processes have said that they mean the same one, with its folder."""
     of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared | dict(task.facts))
     of["data"] |= described(task.belonging)
-    run.workers.agree(of)
+    # A network of the caller's own is that of the first process, however those of others started.
+    run.workers.agree(of if isinstance(recipe.field, str) else of | {"field": None})
     if keeping is None:
         return run
     return replace(run, checkpoints=run.workers.once(lambda: _opened(keeping, of, resume, run.progress)))
