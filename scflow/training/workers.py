@@ -10,6 +10,8 @@ import functools
 import inspect
 import itertools
 import os
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -199,7 +201,7 @@ def together() -> Iterator[Workers]:
         Where another process has ended.
     """
     launched = Workers.launched()
-    begun = launched.size > 1 and Workers.now() == ALONE
+    begun, hook = launched.size > 1 and Workers.now() == ALONE, sys.excepthook
     if begun:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -214,15 +216,21 @@ def together() -> Iterator[Workers]:
         with _silent() if not workers.first else nullcontext():
             yield workers
     except RuntimeError as error:
+        traceback.clear_frames(error.__traceback__)
         if not _ended(error):
             raise
         raise ConnectionError(
             f"Another of the {workers.size} processes has ended, and so does this one. With checkpoint= the last state "
             "was kept: start all of them again with resume=True, or let torchrun do it (--max-restarts)."
         ) from error
+    except BaseException as error:
+        # What still holds the group would wait for the others for ever once it is freed, after the group's end.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         if begun:
             dist.destroy_process_group()
+            sys.excepthook = hook  # which PyTorch has wrapped
 
 
 _groups = itertools.count()
@@ -251,9 +259,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _difference(key: str, one: Any, other: Any) -> str:
-    """In words; of data the shape, where that is it."""
+    """In words; of data the shape, where that is it, and no fingerprints."""
     if not key.startswith("data."):
-        return f"{key}={one!r} and {other!r}"
+        said = f"{key}={one!r} and {other!r}"
+        return said if len(said) < 80 else f"other {key}"
     name = key.removeprefix("data.")
     shapes = [value[:2] if isinstance(value, list) else value for value in (one, other)]
     if name.startswith("cells") and shapes[0] != shapes[1]:
