@@ -11,9 +11,8 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anndata
@@ -26,14 +25,16 @@ from scipy import sparse
 from torch import Tensor, nn
 
 import scflow
-from scflow.codecs import Embedding
-from scflow.errors import Diverged, InputError
+from scflow.__main__ import main
 from scflow.flow import Flow, _balance
 from scflow.training import Checkpoint, Optimisation
 from scflow.training.batches import Order
 from scflow.training.progress import Best
 from scflow.training.stored import Pools, Stored
 from scflow.training.workers import ALONE, Workers, together
+
+ALIKE = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(scflow.__file__).parents[1])}
+"""For a process that is to be as this one."""
 
 SETTINGS: dict[str, Any] = {"condition": "cell_type", "steps": 12, "progress": False, "field": "small"}
 
@@ -144,6 +145,7 @@ def in_both(folder: Path) -> dict[str, Any]:
     found["taken"] = raised(lambda: scflow.tl.generate(flow, 50, progress=False, out=folder / "two.h5ad"))
     if rank == 0:
         flow.save(folder / "flow.safetensors")
+    found["exit"] = main(train_command(folder, folder))
     found["group"] = dist.is_initialized()
     return found
 
@@ -183,7 +185,7 @@ def environment(rank: int, where: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(where),
-        "OMP_NUM_THREADS": "1",
+        **ALIKE,
     }
 
 
@@ -196,6 +198,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(folder: Path) -> list[dict[str, Any]]:
     """What the two processes found."""
     where = port()
+    simulated().write_h5ad(folder / "cells.h5ad")
     started = [
         subprocess.Popen(
             [sys.executable, __file__, str(folder), str(rank)],
@@ -252,14 +255,19 @@ def test_the_first_process_speaks_and_writes_and_nobody_else(both: list[dict[str
     assert "scflow" in both[1]["slots"]
     assert (folder / "run of 0").exists()
     assert not (folder / "run of 1").exists()
+    assert both[0]["said"][0].count("saved ") == 1
     assert both[1]["said"] == ("", "")
+    assert [found["exit"] for found in both] == [0, 0]
     assert not both[0]["group"]
 
 
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("more processes", "216 cells to learn from are shared by 2 processes of batch_size=200 each. Use batch_size=108"),
+        (
+            "more processes",
+            "216 cells to learn from are shared by 2 processes of batch_size=200 each. Use batch_size=108",
+        ),
         ("other cells", "0 and 1 have 240 cells of 30 coordinates and 260 cells of 30 coordinates"),
         ("other options", "0 and 1 have steps=20 and 21"),
         ("other counts", "0 and 1 have other cells or their counts"),
@@ -330,41 +338,25 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_torchrun_goes_on_after_a_process_is_lost(tmp_path: Path) -> None:
-    """One of two processes dies in its eighth step."""
-    simulated().write_h5ad(tmp_path / "cells.h5ad")
+def test_torchrun_goes_on_after_a_process_is_lost(both: list[dict[str, Any]], folder: Path, tmp_path: Path) -> None:
+    """One of two processes dies in its eighth step, as processes do that are killed."""
     (tmp_path / "lost.py").write_text(LOST)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_num_threads", lambda n: None)
-        options = ["--use-rep", "X_own", "--steps", "30", "--batch-size", "40", "--no-progress", "--resume"]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
-        files = ["train", "cells.h5ad", "--out", "flow.safetensors", "--checkpoint", "run"]
-        command = [*torchrun, f"--master-port={port()}", "lost.py", *files, *options]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [*torchrun, f"--master-port={port()}", "lost.py", *train_command(folder, tmp_path)]
+    env = os.environ | ALIKE
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "exitcode: 3" in done.stderr
-    assert done.stdout.count("saved flow.safetensors") == 1
-    lost = Flow.load(tmp_path / "flow.safetensors")
-    whole = Flow.load(unbroken(tmp_path, options, env))
-    for name, value in weights(whole).items():
-        assert torch.equal(weights(lost)[name], value), name
+    assert done.stdout.count("saved ") == 1
+    lost, whole = (weights(Flow.load(where / "flow of two.safetensors")) for where in (tmp_path, folder))
+    for name, value in whole.items():
+        assert torch.equal(lost[name], value), name
     assert len(list((tmp_path / "run").glob("flow-*.safetensors"))) == 2
 
 
-def unbroken(folder: Path, options: list[str], env: dict[str, str]) -> Path:
-    """The flow of two processes that nothing happens to."""
-    where = port()
-    command = [sys.executable, "-m", "scflow", "train", "cells.h5ad", "--out", "whole.safetensors", *options]
-    command += ["--checkpoint", "whole"]
-    started = [
-        subprocess.Popen(command, cwd=folder, env=env | environment(rank, where), stdout=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    said = [process.communicate(timeout=100)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
-    assert said[1] == ""
-    return folder / "whole.safetensors"
+def train_command(cells: Path, out: Path) -> list[str]:
+    files = ["train", f"{cells}/cells.h5ad", "--out", f"{out}/flow of two.safetensors", "--checkpoint", f"{out}/run"]
+    return [*files, "--use-rep", "X_own", "--steps", "30", "--batch-size", "40", "--no-progress", "--resume"]
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -372,7 +364,9 @@ def test_shares_of_an_order_are_disjoint_and_cover_every_pass(size: int) -> None
     n, each = 96, 96 // (4 * size)
     batches = iter(Order(torch.arange(n), each * size, torch.Generator().manual_seed(0)))
     for _ in range(2):
-        shown = [[Workers(rank, size).share(batch) for rank in range(size)] for batch in (next(batches) for _ in range(4))]
+        shown = [
+            [Workers(rank, size).share(batch) for rank in range(size)] for batch in (next(batches) for _ in range(4))
+        ]
         assert {len(part) for parts in shown for part in parts} == {each}
         assert torch.cat([part for parts in shown for part in parts]).sort().values.tolist() == list(range(n))
 
@@ -398,24 +392,20 @@ def test_from_disk_each_process_reads_its_own_cells(size: int, monkeypatch: pyte
         streamed = Stored(fake, few, fake.read(few.numpy())).streamed(torch.device("cpu"), workers)
         fake.read_rows.clear()
         order = Pools(streamed, torch.arange(n), b * size, torch.Generator().manual_seed(0))
-        batches, mine = iter(order), []
-        per_pass = None
-        while per_pass is None or len(mine) < per_pass:
-            rows = workers.share(next(batches))
+        mine: list[Tensor] = []
+        for batch in order:
+            if order.place == b and mine:  # the next pass
+                break
+            rows = workers.share(batch)
             assert (streamed.dense(rows)[:, 0] == rows + 1).all()
             mine.append(rows)
-            if order.place == b and len(mine) > 1:
-                mine.pop()
-                break
-            per_pass = None
-        read = np.concatenate(fake.read_rows)
-        assert len(read) < 1.5 * n / size
+        assert len(np.concatenate(fake.read_rows)) < 1.5 * n / size
         streamed.close()
         shown.append(torch.cat(mine))
     assert len({len(rows) for rows in shown}) == 1
-    together_ = torch.cat(shown)
-    assert len(together_.unique()) == len(together_)
-    assert len(together_) > 0.95 * n
+    every = torch.cat(shown)
+    assert len(every.unique()) == len(every)
+    assert len(every) > 0.95 * n
 
 
 def test_the_generators_of_all_processes_stay_at_one_place() -> None:
@@ -444,8 +434,6 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
 def test_work_for_one_process_is_refused_by_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     for name, value in environment(0, 1).items():
         monkeypatch.setenv(name, value)
-    from scflow.__main__ import main
-
     assert main(["distill", "flow.safetensors"]) == 1
     assert "distill is work for one process, and torchrun has started 2" in capsys.readouterr().err
 

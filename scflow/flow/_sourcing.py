@@ -174,7 +174,7 @@ class _Learner:
     def by_cells(self, pairs: Carried) -> _Learnt:
         """Stopped by the loss of cells that were held out of every group."""
         rng = self.run.generator(2)
-        rows = torch.split(self.run.train[:_LOOKED_AT], self.run.batch_size)
+        rows = torch.split(self.run.train[:_LOOKED_AT], self.run.alone().batch_size)
         shift = None
         if self.conditions.vectors:
             some = self.run.generator(17)
