@@ -16,6 +16,10 @@ from scflow.training.workers import ALONE, Workers
 __all__ = ["Carried", "Coupled", "Fresh", "Pair", "Pairs", "Sources", "dropped"]
 
 
+_UNUSED = 8192
+"""Numbers that a process draws for each of its cells and does not use, at most: five processes of 2,000 genes."""
+
+
 class Pair(NamedTuple):
     """States of cells and noise, each ``[n, ...]``, and the conditions that the field is told ``[n, k]``, if any.
 
@@ -75,11 +79,18 @@ class Fresh:
         n, dim = len(rows), x0[0].numel()
         if self.noise.by_condition:
             told = dropped(own, rate=self.dropout, widths=self.widths, rng=rng)
-            x1 = self.noise.sample_given(told, n, dim, rng=rng)
+            x1 = self._noise(told, n, dim, rng, workers)
         else:
-            x1 = self.noise.sample(n, dim, rng=rng)
+            x1 = self._noise(None, n, dim, rng, workers)
             told = dropped(own, rate=self.dropout, widths=self.widths, rng=rng)
-        return Pair(x0, workers.share(x1).reshape(x0.shape), None if told is None else workers.share(told))
+        return Pair(x0, x1.reshape(x0.shape), None if told is None else workers.share(told))
+
+    def _noise(self, told: Tensor | None, n: int, dim: int, rng: torch.Generator, workers: Workers) -> Tensor:
+        """Noise of this process's cells: drawn for all, or where too much of that is not used, for these alone."""
+        if dim * (workers.size - 1) <= _UNUSED:
+            return workers.share(self.noise.sample_given(told, n, dim, rng=rng))
+        mine = None if told is None else workers.share(told)
+        return self.noise.sample_given(mine, n // workers.size, dim, rng=workers.own(rng))
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """Cells and noise under the cells' own conditions."""
