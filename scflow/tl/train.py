@@ -205,10 +205,10 @@ def train(
     DistributedDataParallel averages the gradients, with NCCL between GPUs, one for each process, and Gloo between CPUs.
     Each process shows a share of every batch, other cells than the others: n processes with `batch_size` b go the way
     of one with n b, within rounding. (But couplings, the draws of ``space="quantile"`` and, where many processes share
-    thousands of coordinates, the noise are each process's own; and from disk each reads blocks of its own.) All are to be given the same cells and options. The codec and
-    the calibration are fitted by the first process, which alone prints, warns, calls the callbacks and writes
-    checkpoints. A process that ends, by Ctrl-C too, ends all; ``torchrun --max-restarts`` goes on from the checkpoint
-    with ``resume=True``.
+    thousands of coordinates, the noise are each process's own; and from disk each reads blocks of its own.) All are to
+    be given the same cells and options. The codec and the calibration are fitted by the first process, which alone
+    prints, warns, calls the callbacks and writes checkpoints. A process that ends, by Ctrl-C too, ends all;
+    ``torchrun --max-restarts`` goes on from the checkpoint with ``resume=True``.
 
     Examples
     --------
