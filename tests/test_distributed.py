@@ -26,9 +26,12 @@ from torch import Tensor, nn
 
 import scflow
 from scflow.__main__ import main
+from scflow.codecs import Embedding
 from scflow.flow import Flow, _balance
+from scflow.matching import noises
 from scflow.training import Checkpoint, Optimisation
-from scflow.training.batches import Order
+from scflow.training.batches import Coordinates, Encoded, Order
+from scflow.training.pairs import Fresh
 from scflow.training.progress import Best
 from scflow.training.stored import Pools, Stored
 from scflow.training.workers import ALONE, Workers, together
@@ -415,6 +418,22 @@ def test_the_generators_of_all_processes_stay_at_one_place() -> None:
     first, second = (torch.rand(1000, generator=rng) for rng in own)
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.1
     assert ALONE.own(rngs[0]) is rngs[0]
+
+
+@pytest.mark.parametrize(("dim", "exact"), [(8192, True), (8193, False)])
+def test_noise_is_that_of_one_process_unless_most_of_it_would_not_be_used(dim: int, exact: bool) -> None:
+    states = Encoded(Coordinates(np.zeros((6, dim)), torch.device("cpu")), Embedding.fit(np.eye(2, dim)), None)
+    pairs = Fresh(states, torch.arange(6.0)[:, None], noises.Gaussian(), 0.5)
+    rngs = [torch.Generator().manual_seed(1) for _ in range(3)]
+    whole = pairs.draw(torch.arange(6), rng=rngs[2])
+    parts = [pairs.draw(torch.arange(6), rng=rngs[rank], workers=Workers(rank, 2)) for rank in range(2)]
+    noise = torch.cat([part.noise for part in parts])
+    assert noise.shape == (6, dim)
+    assert torch.equal(noise, whole.noise) == exact
+    assert len(noise[:, 0].unique()) == 6
+    assert torch.equal(rngs[0].get_state(), rngs[1].get_state())
+    if exact:
+        assert torch.equal(torch.cat([part.condition for part in parts]).isnan(), whole.condition.isnan())
 
 
 def test_times_are_stratified_over_the_processes() -> None:
