@@ -148,9 +148,20 @@ def in_both(folder: Path) -> dict[str, Any]:
     found["taken"] = raised(lambda: scflow.tl.generate(flow, 50, progress=False, out=folder / "two.h5ad"))
     if rank == 0:
         flow.save(folder / "flow.safetensors")
+    found["scores"] = scores()
     found["exit"] = main(train_command(folder, folder))
     found["group"] = dist.is_initialized()
     return found
+
+
+METRICS = ("wasserstein", "mmd", "logistic_auc_genes", "gene_means", "label_accuracy", "copying")
+
+
+def scores() -> pd.DataFrame:
+    cells, options = simulated(480), {"condition": "cell_type", "metrics": METRICS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return scflow.tl.score(cells[:240].copy(), cells[240:].copy(), reference=simulated(), **options)
 
 
 def crashing(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
@@ -309,6 +320,13 @@ def test_one_file_is_written_by_the_first(both: list[dict[str, Any]], folder: Pa
     for found in both:
         assert found["written"] == (True, "two.h5ad")
         assert found["taken"].startswith("FileError: ")
+
+
+def test_scores_of_two_are_those_of_one(both: list[dict[str, Any]]) -> None:
+    one = scores()
+    assert set(one["metric"]) == {*METRICS}
+    for found in both:
+        pd.testing.assert_frame_equal(found["scores"], one, check_exact=True)
 
 
 class small_blocks:

@@ -134,10 +134,15 @@ def augment(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Read cells, score them, write the table and print it with its verdict; a page too, where one is asked for."""
+    from scflow.training.workers import Workers
+
+    first = Workers.launched().first
     names = ["real", "generated"] + ([] if options.reference is None else ["reference"])
     sources = {name: check_input(getattr(options, name), _CELLS) for name in names}
-    target = check_output(options.out, ".csv", overwrite=options.overwrite)
-    page = None if options.report is None else check_output(options.report, ".html", overwrite=options.overwrite)
+    target, page = Path(options.out), None
+    if first:
+        target = check_output(options.out, ".csv", overwrite=options.overwrite)
+        page = None if options.report is None else check_output(options.report, ".html", overwrite=options.overwrite)
     given = for_verb(options) | {
         "condition": None if options.condition == ["none"] else _alone(options.condition),
         "metrics": _alone(options.metrics),
@@ -146,6 +151,8 @@ def score(options: argparse.Namespace) -> None:
     from scflow import tl
 
     table = tl.score(**cells, **given)
+    if not first:
+        return
     write_whole(target, lambda path: table.to_csv(path, index=False))
     print(f"{tables_of(table)}\n\n{tl.verdict(table)}\n")
     _say_saved(target, f"{len(table)} rows")
