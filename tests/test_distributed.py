@@ -141,9 +141,9 @@ def in_both(folder: Path) -> dict[str, Any]:
     found["diverged"] = raised(lambda: trained(64, use_rep="X_own", condition=None, lr=1e30))
     flow = trained(64)
     for how in ("balanced", "independent"):
-        drawn = scflow.tl.generate(flow, 5000, progress=False, calibration=how)
+        drawn = scflow.tl.generate(flow, 2500, progress=False, calibration=how)
         found[f"drawn {how}"] = (drawn.layers["counts"], drawn.obsm["X_scflow"])
-    path = scflow.tl.generate(flow, 5000, progress=False, out=folder / "two.h5ad")
+    path = scflow.tl.generate(flow, 2500, progress=False, out=folder / "two.h5ad")
     found["written"] = (path.exists(), path.name)
     found["taken"] = raised(lambda: scflow.tl.generate(flow, 50, progress=False, out=folder / "two.h5ad"))
     if rank == 0:
@@ -302,7 +302,7 @@ def test_what_diverges_ends_in_all(both: list[dict[str, Any]]) -> None:
 def test_cells_that_two_draw_are_those_of_one(how: str, both: list[dict[str, Any]], folder: Path) -> None:
     flow = Flow.load(folder / "flow.safetensors")
     with small_blocks():
-        drawn = scflow.tl.generate(flow, 5000, progress=False, calibration=how)
+        drawn = scflow.tl.generate(flow, 2500, progress=False, calibration=how)
     for found in both:
         counts, states = found[f"drawn {how}"]
         assert (counts != drawn.layers["counts"]).nnz == 0
@@ -312,7 +312,7 @@ def test_cells_that_two_draw_are_those_of_one(how: str, both: list[dict[str, Any
 def test_one_file_is_written_by_the_first(both: list[dict[str, Any]], folder: Path) -> None:
     flow = Flow.load(folder / "flow.safetensors")
     with small_blocks():
-        scflow.tl.generate(flow, 5000, progress=False, out=folder / "one.h5ad")
+        scflow.tl.generate(flow, 2500, progress=False, out=folder / "one.h5ad")
     one, two = (anndata.read_h5ad(folder / f"{name}.h5ad") for name in ("one", "two"))
     assert (one.X != two.X).nnz == 0
     pd.testing.assert_frame_equal(one.obs, two.obs)

@@ -122,20 +122,20 @@ def warn_of(recipe: Recipe, run: Run, *, carrying: bool = False) -> None:
         warnings.warn(
             f"A batch of {size} cells is small: its gradient is mostly noise. Use {_SMALL_BATCH} or more, best "
             "batch_size='auto', or accumulate several: optimisation=scflow.training.Optimisation(accumulate=8).",
-            stacklevel=3,
+            stacklevel=4,  # past the frame of together()
         )
     if isinstance(recipe.optimisation.law, Nothing):
         warnings.warn(
             "Without a weight average cells are drawn with the weights of a single step, which are noisy. Use "
             "average='ramp'.",
-            stacklevel=3,
+            stacklevel=4,  # past the frame of together()
         )
     if not carrying and isinstance(recipe.objective.coupling, _UNEVEN):
         warnings.warn(
             f"coupling={recipe.objective.coupling!r} does not use a noise evenly, and cells are drawn from all of it: "
             "another law than the cells' is learnt. It is meant for a source of cells (source=...). Use "
             "coupling='optimal' or 'entropic' with a noise.",
-            stacklevel=3,
+            stacklevel=4,  # past the frame of together()
         )
 
 
@@ -179,7 +179,7 @@ def for_groups(recipe: Recipe, validation: float | str, roles: Roles | None, *, 
             warnings.warn(
                 f"{alone} groups have source cells alone, but {few}. Training is stopped on held-out cells of the "
                 "groups that are there, and may be too long for others.",
-                stacklevel=3,
+                stacklevel=4,  # past the frame of together()
             )
         if validation == "groups" or (alone and enough >= FEWEST_GROUPS):
             small = {"width": 128, "depth": 2} if recipe.field == "mlp" and not recipe.network else recipe.network

@@ -191,7 +191,7 @@ def score(
     clouds = _read(real, generated, reference, layer)
     labels = _labels(clouds, _columns(condition, generated))
     for remark in _remarks(clouds, labels):
-        warnings.warn(remark, UserWarning, stacklevel=2)
+        warnings.warn(remark, UserWarning, stacklevel=3)  # past the frame of together()
     found = {} if labels is None else {c.name: side for c, side in zip(clouds, labels, strict=True)}
     counts = (clouds[0].counts, clouds[1].counts, None if reference is None else clouds[2].counts)
     given: dict[str, Any] = {f"{name}_labels": found.get(name) for name in ("real", "generated", "reference")}

@@ -290,7 +290,7 @@ def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
     try:
         content = flow.to_content()
     except InputError as error:
-        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=3)
+        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=4)
         return
     _anndata.write_flow(adata, content, key_added)
 
