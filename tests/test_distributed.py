@@ -27,9 +27,9 @@ from torch import Tensor, nn
 import scflow
 from scflow.__main__ import main
 from scflow.codecs import Embedding
-from scflow.flow import Flow, _balance
+from scflow.flow import Flow, Watch, _balance
 from scflow.matching import noises
-from scflow.training import Checkpoint, Optimisation
+from scflow.training import Checkpoint, Optimisation, loop, stored
 from scflow.training.batches import Coordinates, Encoded, Order
 from scflow.training.pairs import Fresh
 from scflow.training.progress import Best
@@ -85,12 +85,16 @@ CASES: dict[str, dict[str, Any]] = {
     "counts": {},
     "genes": {"space": "genes"},
     "pca": {"space": "pca", "optimisation": Optimisation(accumulate=2)},
-    "embedding": {"use_rep": "X_own", "noise": "matched_variance", "time": "logit_normal"},
+    "embedding": {"use_rep": "X_own", "noise": "matched_variance", "watch": Watch(every=5, n_cells=20, steps=2)},
     "by condition": {"space": "genes", "noise": "dropout_by_condition", "weight": "min_snr"},
     "carried": {"condition": None, "source": {"drug": "none"}, "group": "cell_type", "coupling": "independent"},
     "own network": {"condition": None, "use_rep": "X_own", "field": Net(4)},
 }
 """What two processes go through as one does with the doubled batch."""
+
+
+OTHERS = ("coupled", "course", "groups held out", "disk genes", "disk counts", "whole", "gone on")
+"""What is the same in both processes, and not that of one."""
 
 
 def weights(flow: Flow) -> dict[str, Tensor]:
@@ -107,42 +111,65 @@ def raised(work: Callable[[], Any]) -> str:
     """The error of some work, with its kind."""
     try:
         work()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
 
 
 def in_both(folder: Path) -> dict[str, Any]:
     """What each of the two processes finds."""
-    workers = Workers.launched()
-    rank, found = workers.rank, {}
-    for name, case in CASES.items():
-        found[name] = summary(trained(64, **case))
+    rank = Workers.launched().rank
+    found = {name: summary(trained(64, **case)) for name, case in CASES.items()}
     found["coupled"] = summary(trained(64, coupling="entropic"))
     found["course"] = summary(trained(64, condition=None, course="day"))
-    heard: list[float] = []
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        adata, options = simulated(), SETTINGS | {"field": small, "batch_size": 8, "callbacks": [heard.append]}
-        scflow.tl.train(adata, **options, checkpoint=folder / f"run of {rank}")
-    found["heard"], found["warned"] = len(heard), [str(w.message)[:20] for w in said if w.category is UserWarning]
-    found["slots"] = sorted(adata.uns)
+    carried = {"condition": None, "source": {"drug": "none"}, "group": "cell_type", "use_rep": "X_own", "steps": 6}
+    found["groups held out"] = summary(trained(64, **carried, validation="groups"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "PART", 100)
+        for space in ("genes", "counts"):
+            options = SETTINGS | {"field": small, "batch_size": 32, "space": space}
+            found[f"disk {space}"] = summary(scflow.tl.train(folder / "cells.h5ad", **options))
+    return found | broken(folder, rank) | spoken(folder, rank) | drawn(folder, rank)
+
+
+def broken(folder: Path, rank: int) -> dict[str, Any]:
+    """Runs that do not come to their end, and what cannot be shared."""
     dropout = {"condition": None, "use_rep": "X_own", "field": Net(4, dropout=0.5, seed=rank)}
-    found["whole"] = summary(trained(64, **dropout))
+    found = {"whole": summary(trained(64, **dropout))}
     kept = Checkpoint(folder / "broken", every=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Best, "offer", crashing(Best.offer, 7))
         found["crash"] = raised(lambda: trained(64, **dropout, checkpoint=kept))
     found["gone on"] = summary(trained(64, **dropout, checkpoint=kept, resume=True))
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            patch.setattr(loop, "_stepped", crashing(loop._stepped, 3, KeyboardInterrupt))
+        found["stopped"] = raised(lambda: trained(64))
     found["more processes"] = raised(lambda: trained(400))
     found["other cells"] = raised(lambda: scflow.tl.train(simulated(240 + 20 * rank), steps=2, progress=False))
     found["other options"] = raised(lambda: trained(64, steps=20 + rank))
     found["other counts"] = raised(lambda: scflow.tl.train(other_counts(rank), steps=2, progress=False))
     found["diverged"] = raised(lambda: trained(64, use_rep="X_own", condition=None, lr=1e30))
-    flow = trained(64)
+    return found
+
+
+def spoken(folder: Path, rank: int) -> dict[str, Any]:
+    """What is said, left and written."""
+    heard: list[dict[str, float]] = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        adata, options = simulated(), SETTINGS | {"field": small, "batch_size": 8, "callbacks": [heard.append]}
+        scflow.tl.train(adata, **options, checkpoint=folder / f"run of {rank}")
+    warned = [str(w.message) for w in said if w.category is UserWarning]
+    return {"heard": len(heard), "warned": warned, "slots": sorted(adata.uns)}
+
+
+def drawn(folder: Path, rank: int) -> dict[str, Any]:
+    """Cells, scores, and what the command line does."""
+    flow, found = trained(64), dict[str, Any]()
     for how in ("balanced", "independent"):
-        drawn = scflow.tl.generate(flow, 2500, progress=False, calibration=how)
-        found[f"drawn {how}"] = (drawn.layers["counts"], drawn.obsm["X_scflow"])
+        new = scflow.tl.generate(flow, 2500, progress=False, calibration=how)
+        found[f"drawn {how}"] = (new.layers["counts"], new.obsm["X_scflow"])
     path = scflow.tl.generate(flow, 2500, progress=False, out=folder / "two.h5ad")
     found["written"] = (path.exists(), path.name)
     found["taken"] = raised(lambda: scflow.tl.generate(flow, 50, progress=False, out=folder / "two.h5ad"))
@@ -164,14 +191,14 @@ def scores() -> pd.DataFrame:
         return scflow.tl.score(cells[:240].copy(), cells[240:].copy(), reference=simulated(), **options)
 
 
-def crashing(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+def crashing(function: Callable[..., Any], calls: int, error: type[BaseException] = OSError) -> Callable[..., Any]:
     """The function, which raises at a call."""
     left = [calls]
 
     def counted(*given: Any, **options: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
-            raise OSError("the machine is gone")
+            raise error("the machine is gone")
         return function(*given, **options)
 
     return counted
@@ -241,7 +268,7 @@ def test_two_processes_are_one_with_the_doubled_batch(case: str, both: list[dict
     assert "processes" not in one["facts"]
 
 
-@pytest.mark.parametrize("case", [*CASES, "coupled", "course", "whole", "gone on"])
+@pytest.mark.parametrize("case", [*CASES, *OTHERS])
 def test_both_processes_have_the_same_flow(case: str, both: list[dict[str, Any]]) -> None:
     first, second = (found[case] for found in both)
     for name, value in first["weights"].items():
@@ -291,6 +318,11 @@ def test_what_cannot_be_shared_is_said_in_all(case: str, message: str, both: lis
     for found in both:
         assert found[case].startswith("InputError: ")
         assert message in found[case]
+
+
+def test_an_interrupt_of_one_ends_all(both: list[dict[str, Any]]) -> None:
+    assert both[1]["stopped"] == "KeyboardInterrupt: the machine is gone"
+    assert both[0]["stopped"].startswith("ConnectionError: Another of the 2 processes has ended, and so does this one.")
 
 
 def test_what_diverges_ends_in_all(both: list[dict[str, Any]]) -> None:
