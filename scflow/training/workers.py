@@ -124,7 +124,7 @@ class Workers:
         """The mean over the processes of something small."""
         if self.size == 1:
             return value
-        return torch.stack(self.collected(value)).mean(0)
+        return torch.stack(self.collected(value.cpu())).mean(0)
 
     def joined(self, part: Tensor) -> Tensor:
         """The rows of all processes, in order."""
@@ -215,18 +215,16 @@ def together() -> Iterator[Workers]:
     try:
         with _silent() if not workers.first else nullcontext():
             yield workers
-    except RuntimeError as error:
-        traceback.clear_frames(error.__traceback__)
-        if not _ended(error):
+    except BaseException as error:
+        if begun:
+            # What holds the group still, in frames of the error, would wait for ever once it is freed after the group.
+            traceback.clear_frames(error.__traceback__)
+        if workers.size == 1 or not _ended(error):
             raise
         raise ConnectionError(
             f"Another of the {workers.size} processes has ended, and so does this one. With checkpoint= the last state "
             "was kept: start all of them again with resume=True, or let torchrun do it (--max-restarts)."
         ) from error
-    except BaseException as error:
-        # What still holds the group would wait for the others for ever once it is freed, after the group's end.
-        traceback.clear_frames(error.__traceback__)
-        raise
     finally:
         if begun:
             dist.destroy_process_group()
@@ -270,12 +268,8 @@ def _difference(key: str, one: Any, other: Any) -> str:
     return f"other {name}"
 
 
-def _ended(error: RuntimeError) -> bool:
+def _ended(error: BaseException) -> bool:
     """Whether it says that another process is gone."""
-    said = str(error)
-    return (
-        isinstance(error, dist.DistError)
-        or "closed by peer" in said
-        or "reset by peer" in said
-        or "Broken pipe" in said
-    )
+    signs = ("closed by peer", "reset by peer", "Broken pipe")
+    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return said or isinstance(error, dist.DistError)
