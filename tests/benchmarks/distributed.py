@@ -32,18 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(found))
         return
-    print(
-        f"{'processes':>9} {'space':8} {'cells a step':>12} {'cells/s':>9} {'ratio':>6} {'CPU s a step':>12} {'loss':>8}"
-    )
+    heads = ("cells a step", "cells/s", "ratio", "CPU s a step", "loss")
+    print(f"{'processes':>9} {'space':8} " + " ".join(f"{head:>12}" for head in heads))
     first = None
     for size in (1, *options.processes):
         found = processes(size, options)
         first = first or found["speed"]
-        print(
-            f"{size:9} {options.space:8} {size * options.batch:12,} {found['speed']:9,.0f} "
-            f"{found['speed'] / first:6.2f} {found['cpu']:13.2f} {found['loss']:7.4f}",
-            flush=True,
-        )
+        row = (f"{size * options.batch:,}", f"{found['speed']:,.0f}", f"{found['speed'] / first:.2f}")
+        row = (*row, f"{found['cpu']:.2f}", f"{found['loss']:.4f}")
+        print(f"{size:9} {options.space:8} " + " ".join(f"{text:>12}" for text in row), flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -111,8 +108,9 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     )
     history = flow.history[WARM:]
     loss, speed = float(history["loss"].iloc[-1]), statistics.median(history["cells_per_second"])
-    a_step = (used[-1] - used[WARM - 1]) / float(history["step"].iloc[-1] - flow.history["step"].iloc[WARM - 1])
-    return {"speed": speed, "loss": loss, "cpu": a_step}
+    steps = float(history["step"].iloc[-1] - flow.history["step"].iloc[WARM - 1])
+    cpu = (used[-1] - used[WARM - 1]) / steps if used else float("nan")  # callbacks are the first one's
+    return {"speed": speed, "loss": loss, "cpu": cpu}
 
 
 if __name__ == "__main__":
