@@ -53,6 +53,8 @@ def _runner(command: str) -> Callable[[argparse.Namespace], None]:
     """The function of a command; imported only now, so that a wrong command line costs nothing."""
     from scflow._cli import commands, demo
 
+    if command not in commands.SHARED:
+        commands.check_alone(command)
     runner: Callable[[argparse.Namespace], None] = demo.demo if command == "demo" else getattr(commands, command)
     return runner
 

@@ -27,6 +27,9 @@ class Diverged(FloatingPointError):
         super().__init__(message)
         self.history = history
 
+    def __reduce__(self) -> tuple[type[Diverged], tuple[str, Any]]:
+        return type(self), (str(self), self.history)
+
 
 def nearest(name: object, known: Iterable[object]) -> str:
     """The phrase that names what was probably meant, or nothing.

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from scflow.flow import Flow
 
-__all__ = ["augment", "distill", "generate", "reflow", "score", "train", "transport"]
+__all__ = ["SHARED", "augment", "check_alone", "distill", "generate", "reflow", "score", "train", "transport"]
+
+SHARED = ("train", "generate", "score")
+"""Commands that several processes do together."""
 
 _CELLS = ".h5ad"
 _FLOW = ".safetensors"
@@ -26,8 +29,13 @@ _STORE = ".zarr"
 
 def train(options: argparse.Namespace) -> None:
     """Train, and save the flow or the cells that carry it; for the flow alone, cells are read as they are needed."""
+    from scflow.training.workers import Workers
+
+    first = Workers.launched().first  # of several processes, the one that writes
     source = check_input(options.adata, _CELLS, _STORE)
-    target = check_output(options.out, _FLOW, _CELLS, overwrite=options.overwrite)
+    target = Path(options.out)
+    if first:
+        target = check_output(options.out, _FLOW, _CELLS, overwrite=options.overwrite)
     if source.suffix == _STORE and target.suffix == _CELLS:
         raise InputError(f"cells of {options.adata!r} stay where they are: give a file for the flow, --out flow{_FLOW}")
     adata = read_cells(source) if target.suffix == _CELLS else None
@@ -35,6 +43,8 @@ def train(options: argparse.Namespace) -> None:
 
     populations = {name: _values(getattr(options, name), f"--{name}") for name in ("source", "target")}
     flow = verb(source if adata is None else adata, **(for_verb(options) | populations))
+    if not first:
+        return
     if adata is not None:
         write_cells(adata, target)
         _say_saved(target, f"{adata.n_obs:,} cells with the flow in .uns[{options.key_added!r}]")
@@ -63,8 +73,13 @@ def distill(options: argparse.Namespace) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """Read a flow, draw cells, and write them as they come."""
+    from scflow.training.workers import Workers
+
+    first = Workers.launched().first
     source = check_input(options.flow, _FLOW, _CELLS)
-    target = check_output(options.out, _CELLS, ".zarr", overwrite=options.overwrite)
+    target = Path(options.out)
+    if first:
+        target = check_output(options.out, _CELLS, _STORE, overwrite=options.overwrite)
     cells = None if options.adata is None else check_input(options.adata, _CELLS)
     given = for_verb(options) | {"condition": _request(options.condition), "guidance": _guidance(options.guidance)}
     n_obs = _n_obs(options.n_obs, given["condition"])
@@ -74,6 +89,8 @@ def generate(options: argparse.Namespace) -> None:
     carrier = _flow(source)
     adata = None if cells is None else read_cells(cells)
     verb(carrier, n_obs, adata=adata, out=target, overwrite=options.overwrite, **given)
+    if not first:
+        return
     flow = flow_of(carrier, carrier, options.key_added)
     what = f"{len(flow.genes):,} genes" if flow.genes else f"{flow.codec.dim:,} coordinates, without counts"
     _say_saved(target, f"{n_obs:,} cells of {what}")
@@ -117,10 +134,15 @@ def augment(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Read cells, score them, write the table and print it with its verdict; a page too, where one is asked for."""
+    from scflow.training.workers import Workers
+
+    first = Workers.launched().first
     names = ["real", "generated"] + ([] if options.reference is None else ["reference"])
     sources = {name: check_input(getattr(options, name), _CELLS) for name in names}
-    target = check_output(options.out, ".csv", overwrite=options.overwrite)
-    page = None if options.report is None else check_output(options.report, ".html", overwrite=options.overwrite)
+    target, page = Path(options.out), None
+    if first:
+        target = check_output(options.out, ".csv", overwrite=options.overwrite)
+        page = None if options.report is None else check_output(options.report, ".html", overwrite=options.overwrite)
     given = for_verb(options) | {
         "condition": None if options.condition == ["none"] else _alone(options.condition),
         "metrics": _alone(options.metrics),
@@ -129,6 +151,8 @@ def score(options: argparse.Namespace) -> None:
     from scflow import tl
 
     table = tl.score(**cells, **given)
+    if not first:
+        return
     write_whole(target, lambda path: table.to_csv(path, index=False))
     print(f"{tables_of(table)}\n\n{tl.verdict(table)}\n")
     _say_saved(target, f"{len(table)} rows")
@@ -136,6 +160,18 @@ def score(options: argparse.Namespace) -> None:
         same = {name: given[name] for name in ("condition", "layer", "seed")}
         tl.report(**cells, **same, scores=table, path=page, overwrite=options.overwrite)
         _say_saved(page, "the verdict, scores and pictures")
+
+
+def check_alone(command: str) -> None:
+    """Raise where several processes were started for what one does."""
+    from scflow.training.workers import Workers
+
+    size = Workers.launched().size
+    if size > 1:
+        raise InputError(
+            f"{command} is work for one process, and torchrun has started {size}. Start it without: scflow {command}. "
+            f"{listed(SHARED)} are shared."
+        )
 
 
 def _flow_target(options: argparse.Namespace) -> Path:

@@ -22,7 +22,8 @@ class Codec(nn.Module, ABC):
 
     States are close to standardised, so that unit noise fits them. Encoding draws anew each time where a codec is
     random. Some codecs summarise a cell once (`summarize`) and draw its state from the summary in every batch (`draw`);
-    the others leave `summarizes` false and are asked to `encode` each batch of counts.
+    the others leave `summarizes` false and are asked to `encode` each batch of counts; `random` says whether that is
+    random.
 
     Attributes
     ----------
@@ -32,6 +33,7 @@ class Codec(nn.Module, ABC):
 
     name: ClassVar[str]
     summarizes: ClassVar[bool] = False
+    random: ClassVar[bool] = False
     has_counts: ClassVar[bool] = True
     n_genes: int
     dim: int

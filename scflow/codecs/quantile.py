@@ -24,6 +24,7 @@ class Quantile(Codec):
     """
 
     name = "quantile"
+    random = True
 
     def __init__(self, n_genes: int, *, n_steps: int) -> None:
         super().__init__()

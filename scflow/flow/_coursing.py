@@ -51,8 +51,9 @@ def learn_course(
     cells, codec = cells_and_codec(data, statistics, clip, recipe, run)
     means = _Means(cells, codec)
     rng = torch.Generator().manual_seed(run.generator(12).initial_seed())
-    ancestry = Ancestry.of(means, stages, (run.train, run.validation), rng=rng, progress=run.progress)
-    states, length = states_of(cells, codec, None), 1 / (stages.n_points - 1)
+    rows = (run.train, run.validation)
+    ancestry = run.workers.once(lambda: Ancestry.of(means, stages, rows, rng=rng, progress=run.progress))
+    states, length = states_of(cells, codec, None, run.workers), 1 / (stages.n_points - 1)
     of = run.among(stages.later)  # each brings an ancestor along
     pairs = Descended.of(
         states,

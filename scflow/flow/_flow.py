@@ -149,10 +149,13 @@ class Flow:
     def blocks(self, n: int, request: Any = None, sampling: Sampling | None = None) -> Iterator[Drawn]:
         """The cells of `draw`, bit by bit, in blocks whose size does not grow with `n`.
 
+        Where several processes draw, all of them are to take the blocks, and the first one gets them.
+
         Whatever is wrong with what is asked for is raised at once, before the first block.
         """
         sampling = sampling or self.usual
-        return blocks(self.weighted(sampling.weights), n, self._table(n, request, sampling), sampling)
+        told = self._table(n, request, sampling)
+        return blocks(self.weighted(sampling.weights), n, told, sampling, everywhere=False)
 
     def _table(self, n: int, request: Any, sampling: Sampling) -> Tensor | None:
         """The conditions of `n` cells that are asked for."""

@@ -84,7 +84,7 @@ def generalised(
         field = start(others)
         look = _look(turns, code, run)
         with torch.no_grad():
-            first = look(field)[_COLUMN]
+            first = run.workers.told(look(field)[_COLUMN])
         trained = fit_pairs(
             field,
             others,

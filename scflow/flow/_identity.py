@@ -55,6 +55,7 @@ def identity(
         },
         "condition": list(conditions.names),
         "batch_size": run.batch_size,
+        "processes": run.workers.size,
         "seed": run.seed,
         "validation": [len(run.validation), held],
         "precision": run.precision,

@@ -125,7 +125,7 @@ def facts_of(trained: Trained, run: Run, settings: Optimisation, lr: float) -> d
     return {
         "best_step": trained.best_step,
         "interrupted": trained.interrupted,
-        "batch_size": run.batch_size * settings.accumulate,
+        "batch_size": run.batch_size * run.workers.size * settings.accumulate,
         "lr": lr,
         "clip": settings.clip,
         "average": type(settings.law).__name__.lower(),
@@ -153,7 +153,9 @@ def learn(
     """
     part, own, few = _in_memory(counts, condition, run)
     cells = Cells(part, run.device)
-    codec = codec or codec_of(part, cells, statistics, clip, conditions, own, recipe, few)
+    if codec is None:
+        of = (part, cells, statistics, clip, conditions, own, recipe, few.alone())
+        codec = run.workers.once(lambda: codec_of(*of).cpu())
     codec = codec.to(run.device).eval()
     noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=part, condition=own)
     network = arranged(network_of(recipe, codec, conditions, run), codec, part, statistics, seed=run.seed)
@@ -165,7 +167,8 @@ def learn(
     n_drawn = drawn_to_calibrate(codec.dim)
     sampling = Sampling(device=run.device, seed=run.seed + 1, progress=run.progress)
     try:
-        return flow.calibrated(part, own, n_drawn=n_drawn, sampling=sampling)
+        done = run.workers.once(lambda: flow.calibrated(part, own, n_drawn=n_drawn, sampling=sampling).calibration)
+        return replace(flow, calibration=done)
     except KeyboardInterrupt:
         warnings.warn("Interrupted while calibrating: the flow is kept, its counts are not calibrated.", stacklevel=2)
         return flow
@@ -187,9 +190,9 @@ def _shown(
 ) -> Iterator[tuple[States, Run]]:
     """What the field is shown, and the run in the order that this can be read in; no thread is left behind."""
     if not isinstance(counts, Stored):
-        yield states_of(cells, codec, condition), run
+        yield states_of(cells, codec, condition, run.workers), run
         return
-    with contextlib.closing(counts.streamed(run.device)) as streamed:
+    with contextlib.closing(counts.streamed(run.device, run.workers)) as streamed:
         states = streamed.states(codec, condition)
         yield states, run if codec.summarizes else replace(run, order=streamed.order)
 

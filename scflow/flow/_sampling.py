@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from scflow.flow._balance import Balance, at_a_time, groups_of
 from scflow.matching import FlowMap, Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
 from scflow.matching.objective import Velocity
+from scflow.training.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
@@ -55,6 +57,8 @@ class Sampling:
         Show a progress bar.
     weights
         Draw with the field's averaged weights, ``"average"``, or with those of the best step itself, ``"raw"``.
+    workers
+        The processes that draw a block of cells each in turn.
     """
 
     guidance: float | Mapping[str, float] | guiding.Guidance = 1.0
@@ -69,6 +73,7 @@ class Sampling:
     calibration: str = "balanced"
     progress: bool = False
     weights: str = "average"
+    workers: Workers = ALONE
 
     @property
     def guided(self) -> guiding.Guidance:
@@ -122,8 +127,12 @@ def joined(parts: Sequence[Drawn]) -> Drawn:
     )
 
 
-def blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Iterator[Drawn]:
+def blocks(
+    flow: Flow, n: int, condition: Tensor | None, sampling: Sampling, *, everywhere: bool = True
+) -> Iterator[Drawn]:
     """Draw cells, one for each row of `condition`, in blocks whose size does not grow with `n`.
+
+    Of several processes all get all blocks; the first one alone, unless they are wanted `everywhere`.
 
     Raises
     ------
@@ -131,24 +140,35 @@ def blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> 
         Before the first block is asked for, where the solver takes whole steps and the flow cannot.
     """
     _check_jumps(flow, sampling)
-    return _blocks(flow, n, condition, sampling)
+    return _blocks(flow, n, condition, sampling, everywhere)
 
 
-def _blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling) -> Iterator[Drawn]:
+def _blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling, everywhere: bool) -> Iterator[Drawn]:
     from tqdm.auto import tqdm
 
     # A solver that chooses its steps couples the cells of a batch: a tile is always a batch of its own.
     alone = sampling.device.type == "cpu" or sampling.solver.adaptive
     per_batch = TILE if alone else max(1, sampling.batch_size // TILE) * TILE
-    silent = None if sampling.progress else True
+    silent, workers = None if sampling.progress else True, sampling.workers
     with moved(flow, sampling.device), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
         balance = Balance.of(flow, n, condition, sampling)
         size = at_a_time(len(flow.genes) or flow.codec.dim, TILE)
         # Cells that are calibrated one by one are the same in any block: whole batches, there.
-        size = size if balance is not None else max(1, size // per_batch) * per_batch
-        for begin in range(0, n, size):
-            span = range(begin, min(n, begin + size), per_batch)
-            yield _block(flow, n, span, condition, sampling, balance, bar.update)
+        if balance is None:
+            share = -(-n // per_batch // workers.size) if workers.size > 1 else size
+            size = max(1, min(size // per_batch, share)) * per_batch
+        spans = [range(begin, min(n, begin + size), per_batch) for begin in range(0, n, size)]
+        alone = workers.size == 1
+        done = bar.update if alone else _unseen
+        tasks = [partial(_block, flow, n, span, condition, sampling, balance, done) for span in spans]
+        for block in workers.dealt(tasks, everywhere=everywhere):
+            if not alone:
+                bar.update(len(block.state))
+            yield block
+
+
+def _unseen(n: int) -> None:
+    """Cells that are counted once they have come."""
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def learn_carrying(
         codec.answers_to(conditions.cardinalities)
         fit_answers(codec, cells, *roles.compared(run.train), condition, run)
     carried = Carried(
-        states_of(cells, codec, None),
+        states_of(cells, codec, None, run.workers),
         condition,
         roles.group,
         Sources.of(roles.source, roles.group[roles.source], roles.n_groups),
@@ -132,7 +132,8 @@ def cells_and_codec(
         cells, codec = Coordinates(np.asarray(data), run.device), Embedding.fit(np.asarray(data))
     else:
         cells = Cells(data, run.device)
-        codec = codec_of(data, cells, statistics, clip, Conditions(), None, recipe, run)
+        of = (data, cells, statistics, clip, Conditions(), None, recipe, run.alone())
+        codec = run.workers.once(lambda: codec_of(*of).cpu())
     return cells, codec.to(run.device).eval()
 
 
@@ -173,7 +174,7 @@ class _Learner:
     def by_cells(self, pairs: Carried) -> _Learnt:
         """Stopped by the loss of cells that were held out of every group."""
         rng = self.run.generator(2)
-        rows = torch.split(self.run.train[:_LOOKED_AT], self.run.batch_size)
+        rows = torch.split(self.run.train[:_LOOKED_AT], self.run.alone().batch_size)
         shift = None
         if self.conditions.vectors:
             some = self.run.generator(17)

@@ -15,7 +15,7 @@ from scflow.metrics.catalogue import DEFAULT, known, meaningful
 from scflow.metrics.halves import set_aside
 from scflow.metrics.rows import Row
 from scflow.metrics.sides import EVERYTHING
-from scflow.metrics.yardstick import MOST_CELLS, Yardstick
+from scflow.metrics.yardstick import MOST_CELLS, Deal, Yardstick
 
 __all__ = ["Clouds", "clouds_of", "judge"]
 
@@ -45,6 +45,7 @@ def judge(
     n_components: int = 50,
     max_cells: int = MOST_CELLS,
     seed: int = 0,
+    deal: Deal | None = None,
 ) -> list[Row]:
     """Score generated against held-out real cells by the protocol of :func:`scflow.tl.score`, on arrays.
 
@@ -64,6 +65,8 @@ def judge(
         At most so many cells a side.
     seed
         The same seed gives the same rows.
+    deal
+        What shares the figures among several processes: tasks in, all their results out.
 
     Returns
     -------
@@ -91,7 +94,7 @@ def judge(
         max_cells=max_cells,
         seed=seed,
     )
-    return yardstick.rows(clouds.generated)
+    return yardstick.rows(clouds.generated, deal=deal)
 
 
 def clouds_of(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,10 @@ from scflow.metrics.sides import EVERYTHING, Cells, Setting, Training
 from scflow.metrics.space import Space
 from scflow.metrics.trivial import trivial
 
-__all__ = ["MOST_CELLS", "Yardstick"]
+__all__ = ["MOST_CELLS", "Deal", "Yardstick"]
+
+Deal = Callable[[Sequence[Callable[[], Any]]], Iterable[Any]]
+"""Tasks in, what comes of them out."""
 
 MOST_CELLS = 5000
 """The most cells a side of a score."""
@@ -40,8 +44,11 @@ class _Half:
 
     def figures(self, cells: Cells, *, interval: bool) -> Figures:
         """Every metric that is due on some cells against those of the half."""
-        setting = replace(self.setting, interval=interval)
-        return {name: METRICS[name].measure(cells, self.real, setting) for name in self.due}
+        return {name: self.figure(name, cells, interval=interval) for name in self.due}
+
+    def figure(self, name: str, cells: Cells, *, interval: bool) -> dict[str, Estimate]:
+        """One metric, for each condition."""
+        return METRICS[name].measure(cells, self.real, replace(self.setting, interval=interval))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,30 +157,59 @@ class Yardstick:
         """
         return self._overall(self._values(generated))
 
-    def rows(self, generated: sparse.csr_matrix | None = None) -> list[Row]:
+    def rows(self, generated: sparse.csr_matrix | None = None, *, deal: Deal | None = None) -> list[Row]:
         """The table of :func:`scflow.metrics.judge` for generated cells ``[n_generated, n_genes]``.
 
-        Without cells their figures are NaN, and the floor and the trivial generator's stand alone.
+        Without cells their figures are NaN, and the floor and the trivial generator's stand alone. `deal` has the
+        single figures made, each by whoever's turn it is, and gives all of them in order.
 
         Raises
         ------
         InputError
             Where there are more or fewer of them.
         """
-        found = {"floor": self._floors, "trivial": self._trivials}
-        if generated is not None:
-            found["value"] = self._values(generated)
+        if deal is not None:
+            found = self._dealt(generated, deal)
+        else:
+            found = {"floor": self._floors, "trivial": self._trivials}
+            if generated is not None:
+                found["value"] = self._values(generated)
         repeats: list[Compared] = [{role: of[i] for role, of in found.items()} for i in range(len(self.halves))]
         return rows_of(self.names, repeats, [name for name in self.names if METRICS[name].has_ratio])
 
+    def _dealt(self, generated: sparse.csr_matrix | None, deal: Deal) -> dict[str, list[Figures]]:
+        """The figures of each side, for each halving; those of one metric, which cost alike, follow one another."""
+        sides = {"floor": [half.other for half in self.halves], "trivial": self._trivial_cells()}
+        if generated is not None:
+            sides["value"] = self._generated_cells(generated)
+        asked = [
+            (role, i, name)
+            for name in self.names
+            for role in sides
+            for i, half in enumerate(self.halves)
+            if name in half.due
+        ]
+        tasks = [
+            partial(self.halves[i].figure, name, sides[role][i], interval=role == "value") for role, i, name in asked
+        ]
+        found: dict[str, list[Figures]] = {role: [{} for _ in self.halves] for role in sides}
+        for (role, i, name), figure in zip(asked, deal(tasks), strict=True):
+            found[role][i][name] = figure
+        return found
+
     def _values(self, generated: sparse.csr_matrix) -> list[Figures]:
         """Of generated cells, for each halving."""
+        cells = self._generated_cells(generated)
+        return [half.figures(own, interval=True) for half, own in zip(self.halves, cells, strict=True)]
+
+    def _generated_cells(self, generated: sparse.csr_matrix) -> list[Cells]:
+        """Those that are compared, for each halving."""
         if generated.shape[0] != self.n_generated:
             raise InputError(
                 f"There are {generated.shape[0]} generated cells, and this yardstick was made for {self.n_generated}: "
                 "row i stands for one category. Draw one cell for each of them, in their order."
             )
-        return [half.figures(Cells.of(generated[half.rows], self.space), interval=True) for half in self.halves]
+        return [Cells.of(generated[half.rows], self.space) for half in self.halves]
 
     @cached_property
     def _floors(self) -> list[Figures]:
@@ -182,14 +218,16 @@ class Yardstick:
 
     @cached_property
     def _trivials(self) -> list[Figures]:
-        """Of the trivial generator's cells, which are as many and of the same categories, for each halving."""
+        """Of the trivial generator's cells, for each halving."""
+        cells = self._trivial_cells()
+        return [half.figures(own, interval=False) for half, own in zip(self.halves, cells, strict=True)]
+
+    def _trivial_cells(self) -> list[Cells]:
+        """As many as the others, of the same categories, for each halving."""
         counts, labels = self.training.counts, self.training.labels
         known = np.full(counts.shape[0], EVERYTHING) if labels is None else labels
-        found = []
-        for half in self.halves:
-            cells = trivial(counts, known, half.setting.strata, half.setting.seed)
-            found.append(half.figures(Cells.of(cells, self.space), interval=False))
-        return found
+        settings = [half.setting for half in self.halves]
+        return [Cells.of(trivial(counts, known, s.strata, s.seed), self.space) for s in settings]
 
     def _overall(self, repeats: Iterable[Figures]) -> dict[str, Estimate]:
         """The figures of all cells, averaged over the halvings."""

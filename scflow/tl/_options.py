@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from scflow.errors import InputError, nearest
+from scflow.training.workers import Workers
 
 __all__ = ["check_enough", "device_of", "half_the_cores", "one_of", "positive", "whole"]
 
@@ -59,9 +60,14 @@ def one_of(value: Any, names: Sequence[str], name: str) -> str:
 
 def device_of(device: str | torch.device) -> torch.device:
     """The device of a name; ``"auto"`` is a GPU where there is one."""
+    workers = Workers.launched()
+    if device in ("auto", "cuda") and torch.cuda.is_available() and workers.size > 1:
+        return _of_this_process()
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
+        if workers.size > 1:
+            return torch.device("cpu")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(device)
@@ -69,7 +75,20 @@ def device_of(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"device={device!r} cannot be used here ({first}). Use device='auto' or 'cpu'.") from None
+    if workers.size > 1 and found.type != "cpu":
+        raise InputError(f"device={device!r} cannot be that of {workers.size} processes. Use device='auto' or 'cpu'.")
     return found
+
+
+def _of_this_process() -> torch.device:
+    """The GPU of one of several processes of a machine."""
+    here, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if here >= there:
+        raise InputError(
+            f"Process {here} of this machine has no GPU to itself: there are {there}. Start as many processes as GPUs, "
+            f"torchrun --nproc-per-node={there}, or use device='cpu'."
+        )
+    return torch.device("cuda", here)
 
 
 @contextmanager
@@ -77,10 +96,10 @@ def half_the_cores() -> Iterator[None]:
     """At most half of the cores that this process may use for torch while this lasts; afterwards what it had before.
 
     Steps are short, and every one waits for its slowest thread: on cores that others use too, as many threads as cores
-    make a step ten times slower than half of them do.
+    make a step ten times slower than half of them do. Processes of one machine share that half.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, max(1, _cores() // 2)))
+    before, processes = torch.get_num_threads(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(min(before, max(1, _cores() // 2 // processes)))
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from scflow.matching.names import COUPLINGS, NOISES, PATHS, TIMES, WEIGHTS, chos
 from scflow.tl._options import check_enough, positive
 from scflow.training import Optimisation, Run
 from scflow.training.averages import Nothing
+from scflow.training.workers import ALONE, Workers
 
 __all__ = [
     "batch_size_of",
@@ -119,25 +120,25 @@ def knowing(recipe: Recipe, conditions: Conditions) -> Recipe:
 
 def warn_of(recipe: Recipe, run: Run, *, carrying: bool = False) -> None:
     """The guide's don'ts, before any time is spent."""
-    size = run.batch_size * recipe.optimisation.accumulate
+    size = run.batch_size * run.workers.size * recipe.optimisation.accumulate
     if size < _SMALL_BATCH and run.batch_size < len(run.train):
         warnings.warn(
             f"A batch of {size} cells is small: its gradient is mostly noise. Use {_SMALL_BATCH} or more, best "
             "batch_size='auto', or accumulate several: optimisation=scflow.training.Optimisation(accumulate=8).",
-            stacklevel=3,
+            stacklevel=4,  # past the frame of together()
         )
     if isinstance(recipe.optimisation.law, Nothing):
         warnings.warn(
             "Without a weight average cells are drawn with the weights of a single step, which are noisy. Use "
             "average='ramp'.",
-            stacklevel=3,
+            stacklevel=4,  # past the frame of together()
         )
     if not carrying and isinstance(recipe.objective.coupling, _UNEVEN):
         warnings.warn(
             f"coupling={recipe.objective.coupling!r} does not use a noise evenly, and cells are drawn from all of it: "
             "another law than the cells' is learnt. It is meant for a source of cells (source=...). Use "
             "coupling='optimal' or 'entropic' with a noise.",
-            stacklevel=3,
+            stacklevel=4,  # past the frame of together()
         )
 
 
@@ -181,7 +182,7 @@ def for_groups(recipe: Recipe, validation: float | str, roles: Roles | None, *, 
             warnings.warn(
                 f"{alone} groups have source cells alone, but {few}. Training is stopped on held-out cells of the "
                 "groups that are there, and may be too long for others.",
-                stacklevel=3,
+                stacklevel=4,  # past the frame of together()
             )
         if validation == "groups" or (alone and enough >= FEWEST_GROUPS):
             small = {"width": 128, "depth": 2} if recipe.field == "mlp" and not recipe.network else recipe.network
@@ -238,8 +239,21 @@ def split(
     return torch.from_numpy(order[held:]).to(device), torch.from_numpy(order[:held]).to(device)
 
 
-def batch_size_of(size: int | None, n: int, device: torch.device, *, intervals: int = 1) -> int:
-    """Cells a step, of `n` to learn from; of a time course at least 128 an interval."""
+def batch_size_of(
+    size: int | None, n: int, device: torch.device, workers: Workers = ALONE, *, intervals: int = 1
+) -> int:
+    """Cells a step of each process, of `n` to learn from; of a time course at least 128 an interval.
+
+    Raises
+    ------
+    InputError
+        Where the batches of all processes together have more cells than there are, or there are fewer than processes.
+    """
+    most = n // workers.size
+    if most == 0 or (size is not None and size > most and workers.size > 1):
+        what = "" if size is None else f" of batch_size={size} each"
+        mend = f"Use batch_size={most} at most, or fewer processes." if most else f"Start {n} at most."
+        raise InputError(f"{n} cells to learn from are shared by {workers.size} processes{what}. {mend}")
     if size is not None:
         return size
-    return min(n, max(1024 if device.type != "cpu" and n >= 20_000 else 256, _OF_AN_INTERVAL * intervals))
+    return min(most, max(1024 if device.type != "cpu" and n >= 20_000 else 256, _OF_AN_INTERVAL * intervals))

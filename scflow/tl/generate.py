@@ -21,6 +21,7 @@ from scflow.tl._course import not_a_course
 from scflow.tl._drawn_at import check_usual, drawn_at
 from scflow.tl._following import solver_facts
 from scflow.tl._options import device_of, half_the_cores, one_of, positive, whole
+from scflow.training.workers import Workers, together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,6 +31,7 @@ __all__ = ["generate"]
 _STEPS = {"euler": 50, "midpoint": 12, "heun": 12, "rk4": 6, "adams": 24, "jump": 1}
 
 
+@together()
 def generate(
     flow_or_adata: Flow | AnnData,
     n_obs: int,
@@ -139,6 +141,11 @@ def generate(
         For conditions or categories that the flow does not know, numbers that do not fit, and unknown choices; in a
         time course where `at` is missing or outside of it, or there are no cells before.
 
+    Notes
+    -----
+    Under torchrun, or in a process group of the caller's own, the processes draw blocks of cells in turn, on a device
+    each, and the cells are those of one process. With `out` the first one writes them; without, all of them return all.
+
     Examples
     --------
     >>> import scflow
@@ -162,7 +169,10 @@ def generate(
     >>> scflow.tl.generate(adata, 30, at=2.5, progress=False).shape
     (30, 50)
     """
-    target = None if out is None else _file.checked_target(out, (".h5ad", ".zarr"), overwrite=overwrite)
+    workers = Workers.now()
+    progress, target = progress and workers.first, None
+    if out is not None:
+        target = workers.once(lambda: _file.checked_target(out, (".h5ad", ".zarr"), overwrite=overwrite))
     flow = flow_or_adata
     if not isinstance(flow, Flow):
         flow = Flow.from_content(_anndata.read_flow(flow_or_adata, key_added))
@@ -175,7 +185,7 @@ def generate(
         options |= {"batch_size": batch_size, "device": device, "seed": whole(seed, "seed", least=0)}
         with half_the_cores():
             there = drawn_at(flow, course, n, at, cells, options | {"progress": progress})
-        return there if target is None else _whole(there, target)
+        return there if target is None else workers.once(lambda: _whole(there, target))
     for name, value in (("at", at), ("adata", adata)):
         if value is not None:
             raise not_a_course(name, "..." if name == "adata" else value)
@@ -194,6 +204,7 @@ def generate(
         progress=progress,
         weights=weights,
         calibration=one_of(calibration, CALIBRATIONS, "calibration"),
+        workers=workers,
     )
     facts = {
         **flow.provenance,
@@ -208,7 +219,7 @@ def generate(
     }
     with half_the_cores():
         if target is not None:
-            return _in_blocks(flow, flow.blocks(n, condition, sampling), condition, facts, target)
+            return _in_blocks(flow, flow.blocks(n, condition, sampling), condition, facts, target, workers)
         drawn = flow.draw(n, condition, sampling)
     return _cells(flow, drawn, condition, facts)
 
@@ -228,15 +239,21 @@ def _cells(flow: Flow, drawn: Drawn, request: Any, facts: Mapping[str, Any]) -> 
     )
 
 
-def _in_blocks(flow: Flow, blocks: Iterable[Drawn], request: Any, facts: Mapping[str, Any], target: Path) -> Path:
-    """Drawn cells in a file, each block before the next is drawn."""
+def _in_blocks(
+    flow: Flow, blocks: Iterable[Drawn], request: Any, facts: Mapping[str, Any], target: Path, workers: Workers
+) -> Path:
+    """Drawn cells in a file, each block before the next is drawn; of several processes the first one writes."""
+    if not workers.first:
+        for _ in blocks:
+            pass  # they go to the first one
+        return workers.told(target)
     told: list[Drawn] = []
     with _anndata.growing(target) as file:
         for block in blocks:
             file.append(_cells(flow, replace(block, condition=None), request, facts))
             told.append(block.bare())
         file.finish(_cells(flow, joined(told), request, facts))
-    return target
+    return workers.told(target)
 
 
 def _whole(cells: AnnData, target: Path) -> Path:

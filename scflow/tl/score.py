@@ -20,6 +20,7 @@ from scflow.metrics.catalogue import MIN_CELLS, known
 from scflow.metrics.presets import judge_as, preset_named
 from scflow.metrics.protocol import judge
 from scflow.metrics.rows import Row
+from scflow.training.workers import Workers, together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,6 +37,7 @@ class _Cloud:
     counts: sparse.csr_matrix
 
 
+@together()
 def score(
     real: AnnData,
     generated: AnnData,
@@ -169,6 +171,9 @@ def score(
     :func:`scflow.metrics.presets.cfgen` and :func:`scflow.metrics.presets.scdiffusion` say what is done, what is wrong
     with it, and what could not be verified.
 
+    Under torchrun, or in a process group of the caller's own, the processes make the figures in turn, and all of them
+    return the table of one process. A preset is the first one's work.
+
     Genes of `generated` and `reference` are put in the order of `real`, by name. Genes that `real` lacks are dropped,
     so library sizes are sums over the genes of `real`.
 
@@ -181,19 +186,21 @@ def score(
     >>> table.loc[0, ["condition", "metric"]].tolist()
     ['all', 'mmd']
     """
-    names = known(metrics)
+    workers, names = Workers.now(), known(metrics)
     _check_preset(preset, metrics)
     clouds = _read(real, generated, reference, layer)
     labels = _labels(clouds, _columns(condition, generated))
     for remark in _remarks(clouds, labels):
-        warnings.warn(remark, UserWarning, stacklevel=2)
+        warnings.warn(remark, UserWarning, stacklevel=3)  # past the frame of together()
     found = {} if labels is None else {c.name: side for c, side in zip(clouds, labels, strict=True)}
     counts = (clouds[0].counts, clouds[1].counts, None if reference is None else clouds[2].counts)
     given: dict[str, Any] = {f"{name}_labels": found.get(name) for name in ("real", "generated", "reference")}
+    workers.agree({"cells": [side.shape for side in counts if side is not None], "metrics": names, "seed": seed})
     if preset is None:
-        rows = judge(*counts, **given, metrics=names, seed=seed)
+        deal = workers.dealt if workers.size > 1 else None
+        rows = judge(*counts, **given, metrics=names, seed=seed, deal=deal)
     else:
-        rows = judge_as(preset, *counts, **given, seed=seed)
+        rows = workers.once(lambda: judge_as(preset, *counts, **given, seed=seed))
     table = pd.DataFrame(rows, columns=list(Row._fields))
     _write(generated, table)
     return table

@@ -37,6 +37,7 @@ from scflow.tl._recipe import (
 from scflow.tl._task import Task
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
 from scflow.training.history import Callback
+from scflow.training.workers import Workers, together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
+@together()
 def train(
     adata: AnnData | AnnCollection | str | os.PathLike[str] | Sequence[AnnData | str | os.PathLike[str]],
     *,
@@ -145,7 +147,8 @@ def train(
     steps
         Optimiser steps; by default from the number of cells, 2,000 to 20,000.
     batch_size
-        Cells a step; ``"auto"`` is 256, and 1,024 for many cells on a GPU.
+        Cells a step; ``"auto"`` is 256, and 1,024 for many cells on a GPU. It is that of each process where several
+        share the work (see Notes): two see twice the cells a step, at the same learning rate.
     lr
         Peak learning rate; ``"auto"`` is 1e-3, or 5e-4 for wide states.
     validation
@@ -200,6 +203,18 @@ def train(
         A FloatingPointError, where the gradient stays infinite or NaN. Its `history` says how it came to that:
         :func:`scflow.tl.diagnose` reads it.
 
+    Notes
+    -----
+    **Several devices and machines.** Under ``torchrun --nproc-per-node=8`` (and ``--nnodes``), or in a process group of
+    the caller's own, the same call in every process trains one flow, which all of them return: PyTorch's
+    DistributedDataParallel averages the gradients, with NCCL between GPUs, one for each process, and Gloo between CPUs.
+    Each process shows a share of every batch, other cells than the others: n processes with `batch_size` b go the way
+    of one with n b, within rounding. (But couplings, the draws of ``space="quantile"`` and, where many processes share
+    thousands of coordinates, the noise are each process's own; and from disk each reads blocks of its own.) All are to
+    be given the same cells and options. The codec and the calibration are fitted by the first process, which alone
+    prints, warns, calls the callbacks and writes checkpoints. A process that ends, by Ctrl-C too, ends all;
+    ``torchrun --max-restarts`` goes on from the checkpoint with ``resume=True``.
+
     Examples
     --------
     >>> import scflow
@@ -208,6 +223,8 @@ def train(
     >>> flow.codec.name, flow.conditions.names
     ('counts', ('cell_type',))
     """
+    workers = Workers.now()
+    progress, callbacks = progress and workers.first, callbacks if workers.first else ()
     carrying = source is not None or course is not None
     option = "source=" if source is not None else "course=" if course is not None else ""
     given = Given.of(adata, layer, use_rep, key_added=key_added, carrying=option)
@@ -240,13 +257,14 @@ def train(
     run = Run(
         train=task.rows[0],
         validation=task.rows[1],
-        batch_size=batch_size_of(size, len(task.rows[0]), where, intervals=task.n_intervals),
+        batch_size=batch_size_of(size, len(task.rows[0]), where, workers, intervals=task.n_intervals),
         seed=start,
         device=where,
         precision=numbers,
         progress=progress,
         callbacks=tuple(callbacks),
         trace=trace_of(profile),
+        workers=workers,
     )
     check_groups(recipe.noise, task.conditions)
     recipe = knowing(recipe, task.conditions)
@@ -255,13 +273,10 @@ def train(
     check_field(kind, settings, dim, task.conditions.inputs)
     task = given.surveyed(task, run, key_added, fingerprint=keeping is not None)
     layer = None if use_rep else given.source()
-    if keeping is not None:
+    if keeping is not None or workers.size > 1:
         prepared = _preprocessing(cells, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in cells.var_names]
-        prepared |= task.facts
-        of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared)
-        of["data"] |= described(task.belonging)
-        run = replace(run, checkpoints=_opened(keeping, of, resume, progress))
+        run = _agreed(task, genes, recipe, run, prepared, keeping, resume)
     warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
         flow = _learn(cells, task, layer, use_rep, recipe, run, key_added)
@@ -281,7 +296,7 @@ def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
     try:
         content = flow.to_content()
     except InputError as error:
-        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=3)
+        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=4)
         return
     _anndata.write_flow(adata, content, key_added)
 
@@ -298,11 +313,14 @@ def _learn(
     """Preprocess where that was not done, say what is about to happen, and learn."""
     n, names = task.data.shape[0], list(task.conditions.names)
     provenance: dict[str, Any] = {"n_cells": n, "seed": run.seed, "condition": names, **task.facts}
+    if run.workers.size > 1:
+        provenance["processes"] = run.workers.size
     given = (task.conditions, task.condition)
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
         steps = f"{recipe.steps:,}" if recipe.held_out == "cells" else f"at most {recipe.most_steps:,}"
-        how = f"{steps} steps of {run.batch_size} cells on {run.device}"
+        size = run.batch_size if run.workers.size == 1 else f"{run.workers.size} x {run.batch_size}"
+        how = f"{steps} steps of {size} cells on {run.device}"
         print(f"scflow: {task.cells_in_words()}, {what}, {how}")
     if use_rep:
         provenance["use_rep"] = use_rep
@@ -332,6 +350,25 @@ def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: 
             raise InputError("resume=True has no run to go on with. Name its folder: checkpoint='run', resume=True.")
         return None
     return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+
+
+def _agreed(
+    task: Task,
+    genes: Sequence[str],
+    recipe: Recipe,
+    run: Run,
+    prepared: dict[str, Any],
+    keeping: Checkpoint | None,
+    resume: bool,
+) -> Run:
+    """The run, once all processes have said that they mean the same one, with its folder."""
+    of = identity(task.data, genes, task.conditions, task.condition, recipe, run, prepared | dict(task.facts))
+    of["data"] |= described(task.belonging)
+    # A network of the caller's own is that of the first process, however those of others started.
+    run.workers.agree(of if isinstance(recipe.field, str) else of | {"field": None})
+    if keeping is None:
+        return run
+    return replace(run, checkpoints=run.workers.once(lambda: _opened(keeping, of, resume, run.progress)))
 
 
 def _opened(settings: Checkpoint, of: dict[str, Any], resume: bool, progress: bool) -> Checkpoints:

@@ -12,8 +12,9 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Codec, Entries
+from scflow.training.workers import ALONE, Workers
 
-__all__ = ["Batches", "Cells", "Encoded", "Order", "Rows", "Summarized", "states_of"]
+__all__ = ["Batches", "Cells", "Encoded", "Order", "Rows", "Summarized", "shared", "states_of"]
 
 
 class Rows(Protocol):
@@ -140,14 +141,18 @@ class Encoded:
 class Summarized:
     """Summaries of all cells, made once, from which each batch's states are drawn."""
 
-    def __init__(self, cells: Rows, codec: Codec, condition: Tensor | None, *, chunk: int = 1024) -> None:
+    def __init__(
+        self, cells: Rows, codec: Codec, condition: Tensor | None, *, chunk: int = 1024, workers: Workers = ALONE
+    ) -> None:
         self.codec = codec
+        starts = range(0, len(cells), chunk)
+        workers = workers if len(starts) >= workers.size else ALONE
         with torch.no_grad():
             parts = []
-            for start in range(0, len(cells), chunk):
+            for start in starts[slice(*workers.span(len(starts)))]:
                 rows = torch.arange(start, min(start + chunk, len(cells)), device=cells.device)
                 parts.append(codec.summarize(cells.dense(rows), None if condition is None else condition[rows]))
-        self.summaries = torch.cat(parts)
+        self.summaries = workers.joined(torch.cat(parts))
 
     @torch.no_grad()
     def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
@@ -155,11 +160,22 @@ class Summarized:
         return self.codec.draw(self.summaries[rows], rng=rng)
 
 
-def states_of(cells: Rows, codec: Codec, condition: Tensor | None) -> States:
+def states_of(cells: Rows, codec: Codec, condition: Tensor | None, workers: Workers = ALONE) -> States:
     """The source of states that suits a codec."""
     if codec.summarizes:
-        return Summarized(cells, codec, condition)
+        return Summarized(cells, codec, condition, workers=workers)
     return Encoded(cells, codec, condition)
+
+
+def shared(states: States, rows: Tensor, *, rng: torch.Generator, workers: Workers) -> Tensor:
+    """States of this process's cells, of a batch that `workers` share.
+
+    They are drawn for all, so that they do not depend on how many share it. Where that is dear, cells of others are
+    left out; and where encoding is random, each process draws numbers of its own.
+    """
+    if workers.size == 1 or not isinstance(states, Encoded):
+        return workers.share(states.states(rows, rng=rng))
+    return states.states(workers.share(rows), rng=workers.own(rng) if states.codec.random else rng)
 
 
 class Batches(Protocol):

@@ -17,6 +17,7 @@ from torch import Tensor
 from scflow import _file
 from scflow.errors import FileError, InputError
 from scflow.training.settings import Checkpoint
+from scflow.training.workers import ALONE, Workers, flat
 
 __all__ = ["Checkpoints", "Keeper", "State", "Stateful"]
 
@@ -126,7 +127,7 @@ class Checkpoints:
                 run = self._read(file)[0]["run"]
             except FileError:
                 continue
-            known, now = _flat(run), _flat(self.identity)
+            known, now = (flat({"processes": 1, **of}) for of in (run, self.identity))
             differ = [key for key in {**known, **now} if known.get(key) != now.get(key)]
             if differ:
                 said = "; ".join(_difference(key, known.get(key), now.get(key)) for key in differ)
@@ -153,36 +154,57 @@ class Keeper:
         Where the batches come from.
     generators
         Every generator that a step draws from.
+    workers
+        The processes of the run, each of which has generators of its own. The first one reads and writes.
     """
 
-    def __init__(self, store: Checkpoints, stage: str, order: Stateful, generators: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self,
+        store: Checkpoints,
+        stage: str,
+        order: Stateful,
+        generators: Sequence[torch.Generator],
+        workers: Workers = ALONE,
+    ) -> None:
         self.store, self.stage, self.order, self.generators = store, stage, order, generators
+        self.workers = workers
         self.looks, self.since = 0, time.monotonic()
 
     def resume(self, progress: Stateful) -> None:
         """Put everything back to where the last checkpoint found it, if there is one."""
-        found = self.store.latest(self.stage)
+        found = self.workers.once(lambda: self.store.latest(self.stage))
         if found is None:
             return
         values, tensors = found[0]["values"], found[1]
         progress.restore(values["progress"], _within("progress", tensors))
         self.order.restore(values["order"], _within("order", tensors))
         for i, generator in enumerate(self.generators):
-            generator.set_state(tensors[f"generator.{i}"])
+            generator.set_state(tensors[_of(i, self.workers.rank)])
 
     def offer(self, progress: Stateful, step: int, *, last: bool) -> None:
         """Write a checkpoint where one is due; the last look always has one."""
         self.looks += 1
         waited = (time.monotonic() - self.since) / 60
         minutes = self.store.settings.minutes
-        if not (last or self.looks >= self.store.settings.every or (minutes is not None and waited >= minutes)):
+        due = last or self.looks >= self.store.settings.every or (minutes is not None and waited >= minutes)
+        if not self.workers.told(due):
             return
+        own = {_of(i, self.workers.rank): generator.get_state() for i, generator in enumerate(self.generators)}
+        states = {name: state for part in self.workers.collected(own) for name, state in part.items()}
+        if self.workers.first:
+            self._write(progress, step, states)
+        self.looks, self.since = 0, time.monotonic()
+
+    def _write(self, progress: Stateful, step: int, states: Mapping[str, Tensor]) -> None:
         values, tensors = progress.state()
         order, shuffle = self.order.state()
-        states = {f"generator.{i}": generator.get_state() for i, generator in enumerate(self.generators)}
         everything = {**_prefixed("progress", tensors), **_prefixed("order", shuffle), **states}
         self.store.write(self.stage, step, {"progress": values, "order": order}, everything)
-        self.looks, self.since = 0, time.monotonic()
+
+
+def _of(generator: int, rank: int) -> str:
+    """The name of a generator's state."""
+    return f"generator.{generator}" if rank == 0 else f"generator.{generator}.of.{rank}"
 
 
 def _parsed(config: str) -> dict[str, Any]:
@@ -195,13 +217,6 @@ def _parsed(config: str) -> dict[str, Any]:
     if written > _FORMAT:
         raise FileError(f"This checkpoint is of format {written}; this version of scflow reads up to {_FORMAT}.")
     return content
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level, ``{"objective.time.name": ...}``."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for name, part in value.items() for k, v in _flat(part, f"{prefix}.{name}".strip(".")).items()}
 
 
 def _difference(key: str, known: Any, now: Any) -> str:

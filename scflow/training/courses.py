@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scflow.training.batches import States
+from scflow.training.batches import States, shared
 from scflow.training.pairs import Pair
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Descended"]
 
@@ -44,18 +45,21 @@ class Descended:
         start = torch.cat([size.new_zeros(1), size[size > 0].cumsum(0)])
         return cls(states, rows[torch.argsort(interval, stable=True)], start, ancestors, later)
 
-    def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
+    def draw(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Pair:
         """As many pairs as there are `rows`, the same number of each interval; the rows are not looked at."""
         interval = torch.arange(len(rows), device=rng.device) % (len(self.start) - 1)
         size = self.start.diff()[interval]
         share = torch.rand(len(rows), generator=rng, device=rng.device)
         place = torch.minimum((share * size).long(), size - 1)
-        return self.fixed(self.rows[self.start[interval] + place], rng=rng)
+        return self._paired(self.rows[self.start[interval] + place], rng, workers)
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """The pairs of these cells."""
+        return self._paired(rows, rng, ALONE)
+
+    def _paired(self, rows: Tensor, rng: torch.Generator, workers: Workers) -> Pair:
         n, drawn = len(rows), self.ancestors.shape[1]
         which = torch.randint(drawn, (n,), generator=rng, device=rng.device)
-        x0 = self.states.states(rows, rng=rng)
-        x1 = self.states.states(self.ancestors[rows, which].long(), rng=rng)
-        return Pair(x0, x1, self.later[rows])
+        x0 = shared(self.states, rows, rng=rng, workers=workers)
+        x1 = shared(self.states, self.ancestors[rows, which].long(), rng=rng, workers=workers)
+        return Pair(x0, x1, workers.share(self.later[rows]))

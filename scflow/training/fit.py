@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
+from scflow.matching.couplings import Independent
 from scflow.training.batches import States
 from scflow.training.compiling import compiled
 from scflow.training.history import Monitor
@@ -107,15 +108,21 @@ def fit_pairs(
     patience: int = _PATIENCE,
 ) -> Trained:
     """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
-    rng, bins = run.generator(1), TimeBins(objective)
+    rng, workers = run.generator(1), run.workers
+    bins, losses_of = TimeBins(objective, workers), workers.wrapped(_Losses(field, objective))
 
     def parts(rows: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
-        x0, x1, c, group = pairs.draw(rows, rng=rng)
-        x0, x1, c = objective.paired(x0, x1, c, rng=rng, group=group)
-        t = objective.draw_times(len(x0), rng=rng)
-        size = _size(field, x0)
-        for (a, b, told), times in zip(_batches(x0, x1, c, size=size), torch.split(t, size), strict=True):
-            yield objective.losses(field, a, b, times, told), times, len(times) / len(t)
+        x0, x1, c, group = pairs.draw(rows, rng=rng, workers=workers)
+        times = None if workers.size == 1 else workers.share(objective.draw_times(len(rows), rng=rng))
+        coupling = rng if isinstance(objective.coupling, Independent) else workers.own(rng)
+        x0, x1, c = objective.paired(x0, x1, c, rng=coupling, group=group)
+        t, size = objective.draw_times(len(x0), rng=rng) if times is None else times[: len(x0)], _size(field, x0)
+        done = 0
+        for (a, b, told), some in zip(_batches(x0, x1, c, size=size), torch.split(t, size), strict=True):
+            done += len(some)
+            with workers.waiting(losses_of, more=done < len(t)):
+                losses = losses_of(a, b, some, told)
+            yield losses, some, len(some) / len(t)
 
     def loss(rows: Tensor) -> Iterator[Tensor]:
         for losses, times, share in parts(rows):
@@ -132,7 +139,8 @@ def fit_pairs(
 
     settings = optimisation or Optimisation()
     network = field.network if isinstance(field, Preconditioned | Bare) else field
-    with compiled(network, settings.compile, trial, steps=steps):
+    chosen = settings.compile if workers.size == 1 else settings.compile is True
+    with compiled(network, chosen, trial, steps=steps):
         return fit_module(
             field,
             loss,
@@ -142,7 +150,7 @@ def fit_pairs(
             steps=steps,
             lr=lr,
             optimisation=settings,
-            probe=Watching(bins, field, look, columns=look_columns, every=look_every),
+            probe=Watching(bins, field, look if workers.first else None, columns=look_columns, every=look_every),
             patience=patience,
         )
 
@@ -180,7 +188,7 @@ def fit_module(
     )
     columns = () if probe is None else probe.columns
     monitor = Monitor(steps, title="flow", progress=run.progress, callbacks=run.callbacks, columns=columns)
-    batches = run.order(run.train, run.batch_size, run.generator(3))
+    batches = run.batches(run.generator(3))
     optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
     with run.globals(8) as shared, traced(run.trace, run.device, steps) as after_step:
         keeper = run.keeper("flow", batches, [rng, *shared])
@@ -197,7 +205,20 @@ def fit_module(
             keeper=keeper,
             probe=probe,
             after_step=after_step,
+            workers=run.workers,
         )
+
+
+class _Losses(nn.Module):
+    """The loss of every cell as a module, so that its gradient can be averaged over processes."""
+
+    def __init__(self, field: nn.Module, objective: FlowMatching) -> None:
+        super().__init__()
+        self.field, self.objective = field, objective
+
+    def forward(self, x0: Tensor, x1: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The losses ``[n]`` of cells and noise at the times `t`."""
+        return self.objective.losses(self.field, x0, x1, t, condition)
 
 
 def _size(field: nn.Module, states: Tensor) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scflow.training.pairs import Carried, Pair, Sources
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["ByTurns"]
 
@@ -30,10 +31,10 @@ class ByTurns:
     targets: Sources
     codes: Tensor
 
-    def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
+    def draw(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Pair:
         """As many pairs as there are `rows`, of a group that is drawn; the rows themselves are not looked at."""
         turn = torch.randint(len(self.codes), (1,), generator=rng, device=rng.device)
-        return self.pairs.draw(self._targets(int(self.codes[turn]), len(rows), rng), rng=rng)
+        return self.pairs.draw(self._targets(int(self.codes[turn]), len(rows), rng), rng=rng, workers=workers)
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """The pairs of a look at the validation cells."""

@@ -16,6 +16,7 @@ from scflow.training.checkpoints import Keeper
 from scflow.training.history import Monitor, Probe
 from scflow.training.optim import WeightAverage, clipped, load
 from scflow.training.progress import Plan, Progress, Running, Scaler
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Loss", "Trained", "train"]
 
@@ -53,6 +54,7 @@ def train(
     keeper: Keeper | None = None,
     probe: Probe | None = None,
     after_step: Callable[[], None] = lambda: None,
+    workers: Workers = ALONE,
 ) -> Trained:
     """Teach `module`, in place, and leave it with the weight average that was best on the validation cells.
 
@@ -72,6 +74,9 @@ def train(
         Asked for more columns of the history at each look.
     after_step
         Called after each step.
+    workers
+        The processes that share each batch. The gradient is the same in all of them by the time it is there, and what
+        the first one finds at looks holds for all. A Ctrl-C in one of them ends all, without the best so far.
 
     Raises
     ------
@@ -85,16 +90,16 @@ def train(
     module.train()
     try:
         while run.step < plan.steps and run.best.age <= plan.patience:
-            stepped = _stepped(run, loss, source, precision, running)
+            stepped = _stepped(run, loss, source, precision, running, workers)
             after_step()
             if not stepped:
                 continue
             if run.step % plan.every and run.step < plan.steps:
                 continue
-            row = _reported(run, running)
+            row = _reported(run, running, workers)
             run.average.settle()
             monitor.lap()
-            row["validation_loss"] = _validated(module, run.average, validate)
+            row["validation_loss"] = workers.told(_validated(module, run.average, validate))
             run.best.offer(row["validation_loss"], run.step, run.average)
             row |= {} if probe is None else _probed(run, probe)
             monitor.log(row, cells=int(row.pop("cells")))
@@ -102,6 +107,8 @@ def train(
                 done = run.step >= plan.steps or run.best.age > plan.patience
                 keeper.offer(run, run.step, last=done)
     except KeyboardInterrupt:
+        if workers.size > 1:
+            raise
         interrupted = True
     finally:
         monitor.close()
@@ -109,7 +116,7 @@ def train(
         module.eval()
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     raw = dict(zip(names, (p.cpu() for p in run.best.raw), strict=True))
-    return Trained(monitor.table(), run.best.step, interrupted, raw)
+    return Trained(workers.told(monitor.table()), run.best.step, interrupted, raw)
 
 
 def _stepped(
@@ -118,6 +125,7 @@ def _stepped(
     source: Iterator[Tensor],
     precision: Callable[[], AbstractContextManager[object]],
     running: Running,
+    workers: Workers,
 ) -> bool:
     """Take one step; false where it was passed over, and then nothing has advanced."""
     for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
@@ -140,7 +148,7 @@ def _stepped(
         run.scaler.update()
     running.add(value, norm, cells)
     if run.bad >= _BAD_STEPS + (_HALVINGS if run.scaler is not None else 0):
-        raise _diverged(run, run.bad, run.step + run.bad, running)
+        raise _diverged(run, run.bad, run.step + run.bad, running.report(workers)[0])
     return good
 
 
@@ -177,23 +185,19 @@ def _parts(loss: Loss, rows: Tensor, precision: Callable[[], AbstractContextMana
         yield part
 
 
-def _reported(run: Progress, running: Running) -> dict[str, float]:
+def _reported(run: Progress, running: Running, workers: Workers) -> dict[str, float]:
     """A row of the history; where nobody looked at single steps, this is where bad ones are found."""
-    row, bad = running.report()
+    row, bad = running.report(workers)
     rate = run.rates[0] * run.plan.factor(run.step - 1)
     row |= {"step": run.step, "learning_rate": rate}
     if bad >= _BAD_STEPS or math.isnan(row["loss"]):
-        raise _diverged(run, bad, run.step, row=row)
+        raise _diverged(run, bad, run.step, row)
     return row
 
 
-def _diverged(
-    run: Progress, bad: int, step: int, running: Running | None = None, row: dict[str, float] | None = None
-) -> Diverged:
+def _diverged(run: Progress, bad: int, step: int, row: dict[str, float]) -> Diverged:
     """The error that ends a run, with a history whose last row tells of the bad steps."""
-    if row is None:
-        assert running is not None
-        row = {**running.report()[0], "step": step, "learning_rate": run.rate}
+    row = {"step": step, "learning_rate": run.rate, **row}
     rate, done = row["learning_rate"], row.pop("cells")
     run.monitor.log(row, cells=int(done))
     return Diverged(

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from scflow.matching import noises
-from scflow.training.batches import States
+from scflow.training.batches import States, shared
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Carried", "Coupled", "Fresh", "Pair", "Pairs", "Sources", "dropped"]
+
+
+_UNUSED = 8192
+"""Numbers that a process draws for each of its cells and does not use, at most: five processes of 2,000 genes."""
 
 
 class Pair(NamedTuple):
@@ -30,8 +35,11 @@ class Pair(NamedTuple):
 class Pairs(Protocol):
     """Where a batch's pairs come from."""
 
-    def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
-        """The pairs of a step."""
+    def draw(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Pair:
+        """The pairs of a step; of the rows of all `workers`, those of this process.
+
+        Random numbers are drawn for the rows of all, so that the pairs do not depend on how many share them.
+        """
         ...
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
@@ -64,18 +72,25 @@ class Fresh:
     dropout: float
     widths: Sequence[int] | None = None
 
-    def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
+    def draw(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Pair:
         """Cells, noise, and what the field is told (in an order such that a seed gives the flow it always gave)."""
-        x0 = self.states.states(rows, rng=rng)
+        x0 = shared(self.states, rows, rng=rng, workers=workers)
         own = None if self.condition is None else self.condition[rows]
         n, dim = len(rows), x0[0].numel()
         if self.noise.by_condition:
             told = dropped(own, rate=self.dropout, widths=self.widths, rng=rng)
-            x1 = self.noise.sample_given(told, n, dim, rng=rng)
+            x1 = self._noise(told, n, dim, rng, workers)
         else:
-            x1 = self.noise.sample(n, dim, rng=rng)
+            x1 = self._noise(None, n, dim, rng, workers)
             told = dropped(own, rate=self.dropout, widths=self.widths, rng=rng)
-        return Pair(x0, x1.reshape(x0.shape), told)
+        return Pair(x0, x1.reshape(x0.shape), None if told is None else workers.share(told))
+
+    def _noise(self, told: Tensor | None, n: int, dim: int, rng: torch.Generator, workers: Workers) -> Tensor:
+        """Noise of this process's cells: drawn for all, or where too much of that is not used, for these alone."""
+        if dim * (workers.size - 1) <= _UNUSED:
+            return workers.share(self.noise.sample_given(told, n, dim, rng=rng))
+        mine = None if told is None else workers.share(told)
+        return self.noise.sample_given(mine, n // workers.size, dim, rng=workers.own(rng))
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """Cells and noise under the cells' own conditions."""
@@ -102,8 +117,9 @@ class Coupled:
     noise: Tensor
     condition: Tensor | None
 
-    def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
+    def draw(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Pair:
         """The pairs of the rows; nothing is random."""
+        rows = workers.share(rows)
         return Pair(self.data[rows], self.noise[rows], None if self.condition is None else self.condition[rows])
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
@@ -188,17 +204,24 @@ class Carried:
     dropout: float
     widths: Sequence[int] | None = None
 
-    def draw(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
+    def draw(self, rows: Tensor, *, rng: torch.Generator, workers: Workers = ALONE) -> Pair:
         """Cells, partners, and what the field is told."""
-        x0, x1, c, group = self.fixed(rows, rng=rng)
-        return Pair(x0, x1, dropped(c, rate=self.dropout, widths=self.widths, rng=rng), group)
+        x0, x1, c, group = self._paired(rows, rng, workers)
+        told = dropped(c, rate=self.dropout, widths=self.widths, rng=rng)
+        return Pair(x0, x1, None if told is None else workers.share(told), workers.share(group))
 
     def fixed(self, rows: Tensor, *, rng: torch.Generator) -> Pair:
         """The same under the cells' own conditions."""
+        return Pair(*self._paired(rows, rng, ALONE))
+
+    def _paired(
+        self, rows: Tensor, rng: torch.Generator, workers: Workers
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """States of this process's pairs, and conditions and groups of all."""
         group = self.group[rows]
-        x0 = self.states.states(rows, rng=rng)
-        x1 = self.states.states(self.sources.draw(group, rng=rng), rng=rng)
-        return Pair(x0, x1, None if self.condition is None else self.condition[rows], group)
+        x0 = shared(self.states, rows, rng=rng, workers=workers)
+        x1 = shared(self.states, self.sources.draw(group, rng=rng), rng=rng, workers=workers)
+        return x0, x1, None if self.condition is None else self.condition[rows], group
 
 
 def dropped(

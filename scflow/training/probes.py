@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scflow.matching import FlowMatching, Preconditioned
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["BINS", "Look", "TimeBins", "Watching", "effective_weights", "linear_loss"]
 
@@ -28,8 +29,8 @@ class TimeBins:
 
     columns = tuple(f"{what}_t{i}" for what in ("loss", "weight") for i in range(BINS))
 
-    def __init__(self, objective: FlowMatching) -> None:
-        self.weights = effective_weights(objective)
+    def __init__(self, objective: FlowMatching, workers: Workers = ALONE) -> None:
+        self.weights, self.workers = effective_weights(objective), workers
         self.times: list[Tensor] = []
         self.losses: list[Tensor] = []
 
@@ -47,7 +48,8 @@ class TimeBins:
         good = losses.isfinite()
         bins = (t[good] * BINS).long().clamp(0, BINS - 1)
         total = torch.zeros(BINS, dtype=torch.float64, device=t.device).index_add_(0, bins, losses[good])
-        means = (total / torch.bincount(bins, minlength=BINS)).tolist()
+        total, n = self.workers.mean(torch.stack([total, torch.bincount(bins, minlength=BINS)]))
+        means = (total / n).tolist()
         return {f"loss_t{i}": mean for i, mean in enumerate(means)} | self.weights
 
 

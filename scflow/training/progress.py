@@ -14,6 +14,7 @@ from scflow.training.averages import Average, Ramp
 from scflow.training.checkpoints import State
 from scflow.training.history import Monitor
 from scflow.training.optim import WeightAverage, load, schedule, warmup_steps
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Best", "Plan", "Progress", "Running", "Scaler"]
 
@@ -175,9 +176,10 @@ class Running:
         self.norms.append(norm)
         self.cells += cells
 
-    def report(self) -> tuple[dict[str, float], int]:
+    def report(self, workers: Workers = ALONE) -> tuple[dict[str, float], int]:
         """The means, how many steps at the end were bad, and a new start; only here the host waits for the device."""
-        loss, norm = torch.stack([torch.stack(self.losses).float(), torch.stack(self.norms).float()]).cpu()
+        both = torch.stack([torch.stack(self.losses).float(), torch.stack(self.norms).float()]).cpu()
+        loss, norm = workers.mean(both)
         good = loss.isfinite() & norm.isfinite()
         bad = len(good) - int(good.nonzero().max()) - 1 if good.any() else len(good)
         row = {

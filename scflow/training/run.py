@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scflow.errors import InputError
 from scflow.training.batches import Batches, Order
 from scflow.training.checkpoints import Checkpoints, Keeper
 from scflow.training.history import Callback
 from scflow.training.progress import Scaler
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Run", "seeded"]
 
@@ -36,6 +38,8 @@ class Run:
         Where a trace of some steps goes, if anywhere.
     order
         In which order a field is shown its cells, from their rows, the size of a batch and a generator.
+    workers
+        The processes that share the work; each has `batch_size` cells of a batch.
     """
 
     train: Tensor
@@ -49,10 +53,11 @@ class Run:
     checkpoints: Checkpoints | None = None
     order: Callable[[Tensor, int, torch.Generator], Batches] = Order
     trace: Path | None = None
+    workers: Workers = ALONE
 
-    def generator(self, stream: int) -> torch.Generator:
+    def generator(self, *stream: int) -> torch.Generator:
         """One of the run's own streams of random numbers."""
-        seed = int(np.random.SeedSequence([self.seed, stream]).generate_state(1, np.uint64)[0] >> 1)
+        seed = int(np.random.SeedSequence([self.seed, *stream]).generate_state(1, np.uint64)[0] >> 1)
         return torch.Generator(self.device).manual_seed(seed)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -73,7 +78,8 @@ class Run:
         generators = [torch.default_generator, *([torch.cuda.default_generators[index]] if cuda else [])]
         with torch.random.fork_rng(devices=[index] if cuda else []):
             for i, generator in enumerate(generators):
-                generator.manual_seed(self.generator(stream + i).initial_seed())
+                own = () if self.workers.first else (self.workers.rank,)  # the layers of each process draw other ones
+                generator.manual_seed(self.generator(stream + i, *own).initial_seed())
             yield generators
 
     def among(self, kept: Callable[[Tensor], Tensor]) -> Run:
@@ -81,9 +87,26 @@ class Run:
         train, validation = kept(self.train), kept(self.validation)
         return replace(self, train=train, validation=validation if len(validation) else train[:1])
 
+    def alone(self) -> Run:
+        """The run of one process that has the batches of all."""
+        return replace(self, batch_size=self.batch_size * self.workers.size, workers=ALONE)
+
+    def batches(self, rng: torch.Generator) -> Batches:
+        """The rows of the batches of all processes, each as long as the others'.
+
+        Raises
+        ------
+        InputError
+            Where there are fewer rows than processes.
+        """
+        n, size = len(self.train), self.workers.size
+        if n < size:
+            raise InputError(f"{n} cells to learn from are shared by {size} processes. Start {max(n, 1)} at most.")
+        return self.order(self.train, min(self.batch_size * size, n) // size * size, rng)
+
     def keeper(self, stage: str, order: Batches, generators: Sequence[torch.Generator]) -> Keeper | None:
         """What keeps the state of a stage."""
-        return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators)
+        return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators, self.workers)
 
 
 def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:

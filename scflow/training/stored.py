@@ -17,6 +17,7 @@ from torch import Tensor
 from scflow.codecs import Codec, Entries
 from scflow.training.batches import Cells, Encoded, States, Summarized
 from scflow.training.run import Run
+from scflow.training.workers import ALONE, Workers
 
 __all__ = ["PART", "Elsewhere", "Pools", "Stored", "Streamed", "part_of"]
 
@@ -35,6 +36,8 @@ _LOOKED_AT = 2048
 """Validation cells of the part, at the least: so many are looked at."""
 _FEWEST, _MOST = 16, 1024
 """Cells of a block."""
+_OF_A_WORKER = 32
+"""Blocks that each of several processes is dealt in a pass, at the least."""
 
 
 class Elsewhere(Protocol):
@@ -88,9 +91,9 @@ class Stored:
         train, validation = (_among(self.rows, rows) for rows in (run.train, run.validation))
         return replace(run, train=train, validation=validation)
 
-    def streamed(self, device: torch.device) -> Streamed:
+    def streamed(self, device: torch.device, workers: Workers = ALONE) -> Streamed:
         """The source of batches."""
-        return Streamed(self, device)
+        return Streamed(self, device, workers)
 
 
 def part_of(run: Run) -> Tensor:
@@ -107,11 +110,11 @@ def part_of(run: Run) -> Tensor:
 class Streamed:
     """Cells that are read when their pool's turn comes; those of the part are at hand at any time.
 
-    Close it: that ends its thread.
+    Close it: that ends its thread. Of `workers` that share the batches, each reads its own cells.
     """
 
-    def __init__(self, stored: Stored, device: torch.device) -> None:
-        self.counts, self.device = stored.counts, device
+    def __init__(self, stored: Stored, device: torch.device, workers: Workers = ALONE) -> None:
+        self.counts, self.device, self.workers = stored.counts, device, workers
         self.part = _Held(stored.rows.to(device), Cells(stored.part, device))
         self.pool: _Held | None = None
         self.per_cell = max(1.0, stored.part.nnz / max(1, stored.part.shape[0]))
@@ -138,7 +141,7 @@ class Streamed:
         """Where a batch's states come from; a codec that summarises sees every cell once, and no file is read after."""
         if codec.summarizes:
             most = max(1, int(min(PIECE, POOL_VALUES / self.per_cell)))
-            return Summarized(_Passing(self.counts, self.device, most), codec, condition)
+            return Summarized(_Passing(self.counts, self.device, most), codec, condition, workers=self.workers)
         return Encoded(self, codec, condition)
 
     def order(self, rows: Tensor, batch_size: int, rng: torch.Generator) -> Pools:
@@ -150,12 +153,13 @@ class Streamed:
         reading: Future[sparse.csr_matrix] | None = None
         try:
             pool = next(pools)
-            reading = self._thread.submit(self._read, pool.rows)
+            reading = self._thread.submit(self._read, self._own(pool))
             for upcoming in pools:
                 # The pool before goes first, so that there are never three.
                 self.pool = None
-                self.pool = _Held(pool.rows.sort().values.to(self.device), Cells(reading.result(), self.device))
-                reading = self._thread.submit(self._read, upcoming.rows)
+                rows = self._own(pool).sort().values.to(self.device)
+                self.pool = _Held(rows, Cells(reading.result(), self.device))
+                reading = self._thread.submit(self._read, self._own(upcoming))
                 yield pool
                 pool = upcoming
         finally:
@@ -166,6 +170,10 @@ class Streamed:
         """End the thread, once it has read what it is reading."""
         self.pool = None
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _own(self, pool: _Pool) -> Tensor:
+        """The rows that this process shows."""
+        return pool.rows[self.workers.rank]
 
     def _read(self, rows: Tensor) -> sparse.csr_matrix:
         return self.counts.read(np.sort(rows.numpy()))
@@ -210,7 +218,7 @@ class _Passing:
 class _Pool(NamedTuple):
     """Rows of one pool, in the order they are shown; where they start in their pass, and the first still to be shown.
 
-    `before` is the generator's state before the pass.
+    Rows are ``[n_workers, n]``, one row for each process. `before` is the generator's state before the pass.
     """
 
     rows: Tensor
@@ -226,26 +234,35 @@ class Pools:
     of a pool have blocks in common: where a value is sorted along the file, the variance of its mean in a batch is that
     of a full shuffle times about ``1 + batch_size * block / pool``, which is kept between 1.5 and 2 unless the source
     can only be read in larger blocks, or a pool of so many batches is too large.
+
+    Of several processes each is dealt blocks of its own in every pass, has pools of them, and shows as many cells as
+    the others: the first part of a batch is the first one's. All know the whole order. Blocks that do not go round are
+    left out of that pass.
     """
 
     def __init__(self, cells: Streamed, rows: Tensor, batch_size: int, rng: torch.Generator) -> None:
         self.cells, self.rows, self.rng = cells, rows.cpu().sort().values, rng
+        workers = cells.workers.size
         n, size = len(rows), min(batch_size, len(rows))
+        if workers > 1:
+            n, size = n // workers, min(size // workers, n // workers * 15 // 16)
         wanted = max(POOL, POOL_BATCHES * size, 2 * size * min(cells.counts.grain, _MOST))
         room = max(POOL_VALUES / cells.per_cell, size)
         n_pools = max(1, round(n / max(wanted, size)), math.ceil(n / room))
         self.batch_size, self.size = size, max(1, -(-n // (n_pools * size))) * size
         fine = self.size // (2 * size)
         self.block = min(max(fine, cells.counts.grain, _FEWEST), _MOST)
+        if workers > 1:
+            self.block = max(1, min(self.block, n // _OF_A_WORKER))
         self.place, self.before = 0, rng.get_state()
 
     def __iter__(self) -> Iterator[Tensor]:
         """Batches from where the order stands: at the start, or at the place that was restored."""
         for pool in self.cells.ahead(self._pools()):
             self.before = pool.before
-            for i in range(pool.first, len(pool.rows), self.batch_size):
+            for i in range(pool.first, pool.rows.shape[1], self.batch_size):
                 self.place = pool.start + i + self.batch_size
-                yield pool.rows[i : i + self.batch_size].to(self.cells.device)
+                yield pool.rows[:, i : i + self.batch_size].reshape(-1).to(self.cells.device)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The place in this pass over the data, and the generator as it was before the pass was shuffled."""
@@ -262,18 +279,25 @@ class Pools:
         while True:
             before = self.rng.get_state()
             shuffled = self._shuffled()
-            shown = len(shuffled) // self.batch_size * self.batch_size
+            shown = shuffled.shape[1] // self.batch_size * self.batch_size
             for start in range(0, shown, self.size):
-                rows = shuffled[start : min(start + self.size, shown)]
-                if start + len(rows) > place:
+                rows = shuffled[:, start : min(start + self.size, shown)]
+                if start + rows.shape[1] > place:
                     yield _Pool(rows, start, max(place - start, 0), before)
             place = 0
 
     def _shuffled(self) -> Tensor:
-        """All rows in the order of a pass."""
-        n, block = len(self.rows), self.block
-        places = self._permutation(-(-n // block))[:, None] * block + torch.arange(block)
-        places = places[places < n]
+        """All rows in the order of a pass, of each process ``[n_workers, n]``."""
+        workers = self.cells.workers.size
+        blocks = self._permutation(-(-len(self.rows) // self.block))
+        dealt = [self._mixed(own) for own in blocks[: len(blocks) // workers * workers].view(workers, -1)]
+        shortest = min(map(len, dealt))
+        return torch.stack([rows[:shortest] for rows in dealt])
+
+    def _mixed(self, blocks: Tensor) -> Tensor:
+        """The rows of some blocks, shuffled pool by pool."""
+        places = blocks[:, None] * self.block + torch.arange(self.block)
+        places = places[places < len(self.rows)]
         pools = [pool[self._permutation(len(pool))] for pool in torch.split(places, self.size)]
         return self.rows[torch.cat(pools)]
 
