@@ -39,7 +39,13 @@ from scflow.training.workers import ALONE, Workers, together
 ALIKE = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(scflow.__file__).parents[1])}
 """For a process that is to be as this one."""
 
-SETTINGS: dict[str, Any] = {"condition": "cell_type", "steps": 12, "progress": False, "field": "small"}
+SETTINGS: dict[str, Any] = {
+    "precision": "float32",
+    "condition": "cell_type",
+    "steps": 12,
+    "progress": False,
+    "field": "small",
+}
 
 
 def simulated(n: int = 240) -> anndata.AnnData:
