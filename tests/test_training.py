@@ -608,11 +608,15 @@ def test_a_large_batch_goes_through_in_parts(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_field_that_looks_at_a_batch_as_a_whole_is_shown_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_fit, "_FEWEST", 5)
     monkeypatch.setattr(training_fit, "_NUMBERS", 75)
-    states = torch.zeros(64, 3)
-    assert training_fit._size(torch.nn.Linear(3, 3), states) == 22
-    assert training_fit._size(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), states) == 64
-    assert training_fit._size(torch.nn.Linear(3, 3), states.to("meta")) == 64
-    assert training_fit._size(torch.nn.Linear(3, 3), states[:25]) == 25
+    linear, states = torch.nn.Linear(3, 3), torch.zeros(64, 3)
+    most = training_fit._most(linear, CPU)
+    assert training_fit._size(states, most) == 22
+    assert training_fit._size(states[:25], most) == 25
+    for whole in (
+        training_fit._most(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), CPU),
+        training_fit._most(linear, torch.device("meta")),
+    ):
+        assert training_fit._size(states, whole) == 64
 
 
 def test_parts_of_a_loss_add_up() -> None:

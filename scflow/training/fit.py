@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -109,6 +110,7 @@ def fit_pairs(
 ) -> Trained:
     """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
     rng, workers = run.generator(1), run.workers
+    most = _most(field, run.device)
     bins, losses_of = TimeBins(objective, workers), workers.wrapped(_Losses(field, objective))
 
     def parts(rows: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
@@ -116,7 +118,7 @@ def fit_pairs(
         times = None if workers.size == 1 else workers.share(objective.draw_times(len(rows), rng=rng))
         coupling = rng if isinstance(objective.coupling, Independent) else workers.own(rng)
         x0, x1, c = objective.paired(x0, x1, c, rng=coupling, group=group)
-        t, size = objective.draw_times(len(x0), rng=rng) if times is None else times[: len(x0)], _size(field, x0)
+        t, size = objective.draw_times(len(x0), rng=rng) if times is None else times[: len(x0)], _size(x0, most)
         done = 0
         for (a, b, told), some in zip(_batches(x0, x1, c, size=size), torch.split(t, size), strict=True):
             done += len(some)
@@ -221,14 +223,19 @@ class _Losses(nn.Module):
         return self.objective.losses(self.field, x0, x1, t, condition)
 
 
-def _size(field: nn.Module, states: Tensor) -> int:
-    """How many of a batch's states go through a field together.
+def _most(field: nn.Module, device: torch.device) -> float:
+    """How many numbers of a batch's states go through a field together.
 
-    On a GPU, and by a field that looks at a batch as a whole, all do. Parts are of one size, or nearly.
+    On a GPU, and by a field that looks at a batch as a whole, all do.
     """
-    n, most = len(states), max(_FEWEST, _NUMBERS // states[0].numel())
     whole = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in field.modules())
-    return n if whole or states.device.type != "cpu" else -(-n // -(-n // most))
+    return math.inf if whole or device.type != "cpu" else _NUMBERS
+
+
+def _size(states: Tensor, most: float) -> int:
+    """How many of a batch's states are that: parts are of one size, or nearly."""
+    parts = math.ceil(len(states) / max(_FEWEST, most / states[0].numel()))
+    return -(-len(states) // max(1, parts))
 
 
 def _warn_of_scale(spread: Tensor) -> None:

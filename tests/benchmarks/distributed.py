@@ -52,6 +52,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024, help="of the network (%(default)s)")
     parser.add_argument("--batch", type=int, default=2048, help="cells a step of each process (%(default)s)")
     parser.add_argument("--steps", type=int, default=12, help="steps of the field (%(default)s)")
+    parser.add_argument("--precision", default="auto", help="of the network (%(default)s)")
     parser.add_argument("--processes", type=int, nargs="*", default=[2], help="beside one (2)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -62,7 +63,10 @@ def processes(size: int, options: argparse.Namespace) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = [f"--{name}={getattr(options, name)}" for name in ("cells", "genes", "space", "width", "batch", "steps")]
+    given = [
+        f"--{name}={getattr(options, name)}"
+        for name in ("cells", "genes", "space", "width", "batch", "steps", "precision")
+    ]
     started = [
         subprocess.Popen(
             [sys.executable, __file__, "--child", *given],
@@ -104,6 +108,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         steps=options.steps,
         batch_size=options.batch,
         callbacks=[lambda row: used.append(time.process_time())],
+        precision=options.precision,
         progress=False,
     )
     history = flow.history[WARM:]
