@@ -158,11 +158,10 @@ def _blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling, ev
             share = -(-n // per_batch // workers.size) if workers.size > 1 else size
             size = max(1, min(size // per_batch, share)) * per_batch
         spans = [range(begin, min(n, begin + size), per_batch) for begin in range(0, n, size)]
-        alone = workers.size == 1
-        done = bar.update if alone else _unseen
+        done = bar.update if workers.size == 1 else _unseen
         tasks = [partial(_block, flow, n, span, condition, sampling, balance, done) for span in spans]
         for block in workers.dealt(tasks, everywhere=everywhere):
-            if not alone:
+            if workers.size > 1:
                 bar.update(len(block.state))
             yield block
 
