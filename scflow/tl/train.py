@@ -263,7 +263,7 @@ def train(
         precision=numbers,
         progress=progress,
         callbacks=tuple(callbacks),
-        trace=trace_of(profile),
+        trace=trace_of(profile if workers.first else False),
         workers=workers,
     )
     check_groups(recipe.noise, task.conditions)
