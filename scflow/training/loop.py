@@ -161,12 +161,14 @@ def _backward(
     """The gradient of one batch, or the mean gradient of several; their mean loss, and how many cells they had."""
     values, cells, n = [], 0, run.plan.accumulate
     run.optimizer.zero_grad(set_to_none=True)
-    for rows in (next(source) for _ in range(n)):
-        for value in _parts(loss, rows, precision):
-            scaled = value if n == 1 else value / n
-            (scaled if run.scaler is None else run.scaler.scale(scaled)).backward()
-            values.append(value.detach())
-        cells += len(rows)
+    # Around all parts: what autocast made of the weights is kept until the outermost context ends.
+    with torch.autocast(run.parameters[0].device.type, enabled=False):
+        for rows in (next(source) for _ in range(n)):
+            for value in _parts(loss, rows, precision):
+                scaled = value if n == 1 else value / n
+                (scaled if run.scaler is None else run.scaler.scale(scaled)).backward()
+                values.append(value.detach())
+            cells += len(rows)
     return values[0] if len(values) == 1 else torch.stack(values).sum() / n, cells
 
 
