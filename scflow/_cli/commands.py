@@ -29,13 +29,8 @@ _STORE = ".zarr"
 
 def train(options: argparse.Namespace) -> None:
     """Train, and save the flow or the cells that carry it; for the flow alone, cells are read as they are needed."""
-    from scflow.training.workers import Workers
-
-    first = Workers.launched().first  # of several processes, the one that writes
     source = check_input(options.adata, _CELLS, _STORE)
-    target = Path(options.out)
-    if first:
-        target = check_output(options.out, _FLOW, _CELLS, overwrite=options.overwrite)
+    target = _target(options.out, _FLOW, _CELLS, overwrite=options.overwrite)
     if source.suffix == _STORE and target.suffix == _CELLS:
         raise InputError(f"cells of {options.adata!r} stay where they are: give a file for the flow, --out flow{_FLOW}")
     adata = read_cells(source) if target.suffix == _CELLS else None
@@ -43,7 +38,7 @@ def train(options: argparse.Namespace) -> None:
 
     populations = {name: _values(getattr(options, name), f"--{name}") for name in ("source", "target")}
     flow = verb(source if adata is None else adata, **(for_verb(options) | populations))
-    if not first:
+    if not _is_first():
         return
     if adata is not None:
         write_cells(adata, target)
@@ -73,13 +68,8 @@ def distill(options: argparse.Namespace) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """Read a flow, draw cells, and write them as they come."""
-    from scflow.training.workers import Workers
-
-    first = Workers.launched().first
     source = check_input(options.flow, _FLOW, _CELLS)
-    target = Path(options.out)
-    if first:
-        target = check_output(options.out, _CELLS, _STORE, overwrite=options.overwrite)
+    target = _target(options.out, _CELLS, _STORE, overwrite=options.overwrite)
     cells = None if options.adata is None else check_input(options.adata, _CELLS)
     given = for_verb(options) | {"condition": _request(options.condition), "guidance": _guidance(options.guidance)}
     n_obs = _n_obs(options.n_obs, given["condition"])
@@ -89,7 +79,7 @@ def generate(options: argparse.Namespace) -> None:
     carrier = _flow(source)
     adata = None if cells is None else read_cells(cells)
     verb(carrier, n_obs, adata=adata, out=target, overwrite=options.overwrite, **given)
-    if not first:
+    if not _is_first():
         return
     flow = flow_of(carrier, carrier, options.key_added)
     what = f"{len(flow.genes):,} genes" if flow.genes else f"{flow.codec.dim:,} coordinates, without counts"
@@ -134,15 +124,10 @@ def augment(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Read cells, score them, write the table and print it with its verdict; a page too, where one is asked for."""
-    from scflow.training.workers import Workers
-
-    first = Workers.launched().first
     names = ["real", "generated"] + ([] if options.reference is None else ["reference"])
     sources = {name: check_input(getattr(options, name), _CELLS) for name in names}
-    target, page = Path(options.out), None
-    if first:
-        target = check_output(options.out, ".csv", overwrite=options.overwrite)
-        page = None if options.report is None else check_output(options.report, ".html", overwrite=options.overwrite)
+    target = _target(options.out, ".csv", overwrite=options.overwrite)
+    page = None if options.report is None else _target(options.report, ".html", overwrite=options.overwrite)
     given = for_verb(options) | {
         "condition": None if options.condition == ["none"] else _alone(options.condition),
         "metrics": _alone(options.metrics),
@@ -151,7 +136,7 @@ def score(options: argparse.Namespace) -> None:
     from scflow import tl
 
     table = tl.score(**cells, **given)
-    if not first:
+    if not _is_first():
         return
     write_whole(target, lambda path: table.to_csv(path, index=False))
     print(f"{tables_of(table)}\n\n{tl.verdict(table)}\n")
@@ -172,6 +157,18 @@ def check_alone(command: str) -> None:
             f"{command} is work for one process, and torchrun has started {size}. Start it without: scflow {command}. "
             f"{listed(SHARED)} are shared."
         )
+
+
+def _is_first() -> bool:
+    """Whether this process writes and speaks, of those that were started."""
+    from scflow.training.workers import Workers
+
+    return Workers.launched().first
+
+
+def _target(path: str, *suffixes: str, overwrite: bool) -> Path:
+    """Where a result goes; of several processes the one that writes looks whether it can."""
+    return check_output(path, *suffixes, overwrite=overwrite) if _is_first() else Path(path)
 
 
 def _flow_target(options: argparse.Namespace) -> Path:

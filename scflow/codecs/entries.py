@@ -18,7 +18,7 @@ class Entries:
     cell, gene
         Where each count belongs, int64 ``[n_stored]``. What belongs to cell `n_cells` is padding.
     value
-        The counts, float32 ``[n_stored]``; 0 in padding.
+        The counts, float32 ``[n_stored]``; anything in padding.
     n_cells, n_genes
         Shape of the matrix.
     """

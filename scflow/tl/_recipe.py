@@ -21,7 +21,7 @@ from scflow.matching.names import COUPLINGS, NOISES, PATHS, TIMES, WEIGHTS, chos
 from scflow.tl._options import check_enough, positive
 from scflow.training import Optimisation, Run
 from scflow.training.averages import Nothing
-from scflow.training.workers import ALONE, Workers
+from scflow.training.workers import ALONE, CALLER, Workers
 
 __all__ = [
     "batch_size_of",
@@ -125,20 +125,20 @@ def warn_of(recipe: Recipe, run: Run, *, carrying: bool = False) -> None:
         warnings.warn(
             f"A batch of {size} cells is small: its gradient is mostly noise. Use {_SMALL_BATCH} or more, best "
             "batch_size='auto', or accumulate several: optimisation=scflow.training.Optimisation(accumulate=8).",
-            stacklevel=4,  # past the frame of together()
+            stacklevel=CALLER,
         )
     if isinstance(recipe.optimisation.law, Nothing):
         warnings.warn(
             "Without a weight average cells are drawn with the weights of a single step, which are noisy. Use "
             "average='ramp'.",
-            stacklevel=4,  # past the frame of together()
+            stacklevel=CALLER,
         )
     if not carrying and isinstance(recipe.objective.coupling, _UNEVEN):
         warnings.warn(
             f"coupling={recipe.objective.coupling!r} does not use a noise evenly, and cells are drawn from all of it: "
             "another law than the cells' is learnt. It is meant for a source of cells (source=...). Use "
             "coupling='optimal' or 'entropic' with a noise.",
-            stacklevel=4,  # past the frame of together()
+            stacklevel=CALLER,
         )
 
 
@@ -182,7 +182,7 @@ def for_groups(recipe: Recipe, validation: float | str, roles: Roles | None, *, 
             warnings.warn(
                 f"{alone} groups have source cells alone, but {few}. Training is stopped on held-out cells of the "
                 "groups that are there, and may be too long for others.",
-                stacklevel=4,  # past the frame of together()
+                stacklevel=CALLER,
             )
         if validation == "groups" or (alone and enough >= FEWEST_GROUPS):
             small = {"width": 128, "depth": 2} if recipe.field == "mlp" and not recipe.network else recipe.network
@@ -210,7 +210,8 @@ def precision_of(precision: str, device: torch.device) -> str:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has units that multiply matrices of bfloat16: GPUs of today, and CPUs with AMX."""
     if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        known: Any = getattr(torch.cpu, "get_capabilities", dict)  # not in every version of PyTorch
+        return bool(known().get("amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 

@@ -37,7 +37,7 @@ from scflow.tl._recipe import (
 from scflow.tl._task import Task
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
 from scflow.training.history import Callback
-from scflow.training.workers import Workers, together
+from scflow.training.workers import CALLER, Workers, together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -296,7 +296,7 @@ def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
     try:
         content = flow.to_content()
     except InputError as error:
-        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=4)
+        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=CALLER)
         return
     _anndata.write_flow(adata, content, key_added)
 

@@ -69,9 +69,7 @@ class Cells:
         rows = rows.to(self.home)
         cell, stored = self._exactly(rows) if self.home.type == "cpu" else self._padded(rows)
         value, gene = self.value[stored].to(self.device), self.gene[stored].to(self.device)
-        cell = cell.to(self.device)
-        value = torch.where(cell < len(rows), value.to(torch.float32), 0)
-        return Entries(cell, gene.long(), value, len(rows), self.n_genes)
+        return Entries(cell.to(self.device), gene.long(), value.to(torch.float32), len(rows), self.n_genes)
 
     def _exactly(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of each stored count the cell it belongs to, by its place among `rows`, and where it is."""

@@ -25,9 +25,12 @@ from torch import Tensor, nn
 
 from scflow.errors import InputError
 
-__all__ = ["ALONE", "Workers", "flat", "together"]
+__all__ = ["ALONE", "CALLER", "Workers", "flat", "together"]
 
 T = TypeVar("T")
+
+CALLER = 4
+"""The `stacklevel` of a warning about a verb's arguments, in a function that the verb calls: past `together`."""
 
 _PATIENCE = timedelta(hours=12)
 """How long a process waits for the others, of which one may fit a codec alone. One that ends is noticed at once."""
