@@ -165,7 +165,8 @@ def spoken(folder: Path, rank: int) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         adata, options = simulated(), SETTINGS | {"field": small, "batch_size": 8, "callbacks": [heard.append]}
-        scflow.tl.train(adata, **options, checkpoint=folder / f"run of {rank}")
+        kept = {"checkpoint": folder / f"run of {rank}", "profile": folder / f"trace of {rank}.json"}
+        scflow.tl.train(adata, **options, **kept)
     warned = [str(w.message) for w in said if w.category is UserWarning]
     return {"heard": len(heard), "warned": warned, "slots": sorted(adata.uns)}
 
@@ -302,6 +303,8 @@ def test_the_first_process_speaks_and_writes_and_nobody_else(both: list[dict[str
     assert "scflow" in both[1]["slots"]
     assert (folder / "run of 0").exists()
     assert not (folder / "run of 1").exists()
+    assert (folder / "trace of 0.json").exists()
+    assert not (folder / "trace of 1.json").exists()
     assert both[0]["said"][0].count("saved ") == 1
     assert both[1]["said"] == ("", "")
     assert [found["exit"] for found in both] == [0, 0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +18,12 @@ from torch import Tensor, nn
 import scflow
 from scflow.matching import FlowMatching, Preconditioned, Shift, noises, paths
 from scflow.matching.preconditioning import Bare
+from scflow.tl._options import _cores
 from scflow.tl._recipe import precision_of
-from scflow.training import Optimisation
+from scflow.training import Optimisation, Run
+from scflow.training.batches import fits
 from scflow.training.compiling import compiled, pays
+from scflow.training.fit import fit_module
 from scflow.training.profiling import traced
 
 QUICK: dict[str, Any] = {"condition": "cell_type", "space": "pca", "progress": False}
@@ -120,6 +125,8 @@ def test_masked_noise_is_the_sum_of_a_masked_normal_and_a_jitter() -> None:
     torch.testing.assert_close(small, torch.tensor([0.3 + 0.7 * 0.0399, 0.0399, 1.0]).double(), rtol=0, atol=0.004)
     variance = x.double().var(0)
     torch.testing.assert_close(variance, torch.tensor([0.7 + 1e-4, 1 + 1e-4, 1e-4]).double(), rtol=0.02, atol=0)
+    coarse = noises.Dropout(torch.tensor([0.3, 0.0, 1.0]), jitter=0.5).sample(200_000, 3, rng=generator())
+    torch.testing.assert_close(coarse.var(0), torch.tensor([0.7 + 0.25, 1.25, 0.25]), rtol=0.02, atol=0)
 
 
 # Precision.
@@ -131,6 +138,50 @@ def test_auto_takes_bfloat16_where_there_are_units_for_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert precision_of("auto", CPU) == "float32"
     assert precision_of("bfloat16", CPU) == "bfloat16"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older PyTorch
+    assert precision_of("auto", CPU) == "float32"
+
+
+# Where the counts are, and on how many cores.
+
+
+def test_counts_stay_on_a_gpu_where_half_of_its_room_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    gpu = torch.device("cuda")
+    assert fits(500, gpu)
+    assert not fits(501, gpu)
+    assert fits(501, CPU)
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert _cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert _cores() == 64
+
+
+# How long a run takes.
+
+
+@pytest.mark.parametrize(("steps", "patience", "expected"), [(400, 2, 120), (4000, 2, 400), (4000, 1, 300)])
+def test_a_run_takes_a_hundred_steps_without_a_better_look(steps: int, patience: int, expected: int) -> None:
+    """Looks that only get worse, at every fortieth of the steps: the first is the best, one beyond patience ends it."""
+    looks = itertools.count()
+    module = nn.Linear(1, 1)
+    run = Run(torch.arange(8), torch.arange(1), 4, 0, CPU, progress=False)
+    trained = fit_module(
+        module,
+        lambda rows: module(rows[:, None].float()).square().mean(),
+        lambda: float(next(looks)),
+        run,
+        generator(),
+        steps=steps,
+        lr=1e-3,
+        patience=patience,
+    )
+    assert trained.best_step == steps // 40
+    assert trained.history["step"].iloc[-1] == expected
 
 
 # A trace.
