@@ -20,8 +20,11 @@ from scipy import sparse
 import scflow
 from scflow import _file
 from scflow._anndata import growing
+from scflow._anndata._growing import Growing
 from scflow.errors import FileError, InputError
-from scflow.flow import Flow, _balance
+from scflow.flow import Flow, Sampling, _balance, _riding
+from scflow.tl._course import Trip
+from scflow.tl._drawn_at import Day
 
 pytestmark = pytest.mark.usefixtures("small_flows")
 
@@ -123,13 +126,71 @@ def test_cells_without_counts_or_conditions(clusters: Exact, ring: Exact, tmp_pa
         assert read(path).X is None
 
 
+@pytest.fixture(scope="module")
+def days(_simulated: AnnData, small_flows: None) -> tuple[AnnData, Flow]:
+    """A course of three days, and its cells."""
+    cells = _simulated.copy()
+    cells.obs["day"] = [float(i % 3) for i in range(cells.n_obs)]
+    return cells, scflow.tl.train(cells, course="day", steps=10, device="cpu", progress=False)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_cells_of_a_day_of_a_course(simulated: AnnData, tmp_path: Path, ending: str) -> None:
-    simulated.obs["day"] = [float(i % 2) for i in range(simulated.n_obs)]
-    course = scflow.tl.train(simulated, course="day", steps=10, device="cpu", progress=False)
-    given = QUICK | {"at": 0.5, "adata": simulated}
-    path = scflow.tl.generate(course, 40, out=tmp_path / f"new.{ending}", **given)
-    assert_same(read(path), scflow.tl.generate(course, 40, **given))
+@pytest.mark.usefixtures("small_blocks")
+def test_cells_of_a_day_of_a_course(
+    days: tuple[AnnData, Flow], tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks, of which none is there with the next."""
+    cells, course = days
+    given = QUICK | {"at": 0.5, "adata": cells}
+    whole = scflow.tl.generate(course, 600, **given)
+    seen: list[weakref.ref[Any]] = []
+    there: list[tuple[int, int]] = []
+    append = Growing.append
+
+    def noted(self: Any, block: AnnData) -> None:
+        append(self, block)
+        seen.append(weakref.ref(block.X))
+        there.append((block.n_obs, sum(matrix() is not None for matrix in seen)))
+
+    monkeypatch.setattr(Growing, "append", noted)
+    path = scflow.tl.generate(course, 600, out=tmp_path / f"new.{ending}", **given)
+    assert_same(read(path), whole)
+    assert there == [(256, 1), (256, 1), (88, 1)]
+
+
+def test_masses_of_cells_are_had_without_going_any_way(
+    days: tuple[AnnData, Flow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan is asked where a cell sets off; where days are missing in between, the way to the last of them is gone."""
+    cells, course = days
+    lengths: list[float] = []
+    moved = _riding._Ride._moved
+
+    def seen(self: Any, x: Any, now: Any, until: Any) -> Any:
+        lengths.append(round(float((until - now).abs().max()) * 2, 6))
+        return moved(self, x, now, until)
+
+    monkeypatch.setattr(_riding._Ride, "_moved", seen)
+    first = cells[cells.obs["day"] == 0].copy()
+    for at, to_know, to_go in ((0.5, 0.0, 0.5), (1.0, 0.0, 1.0), (1.5, 1.0, 1.5)):
+        lengths.clear()
+        day = Day.of(course, course.course, 20, at, first, QUICK | {"solver": "midpoint"})
+        assert sum(lengths) == pytest.approx(to_know)
+        lengths.clear()
+        day.cells()
+        assert sum(lengths) == pytest.approx(to_go)
+
+
+def test_masses_alone_are_those_of_cells_that_are_carried(days: tuple[AnnData, Flow]) -> None:
+    cells, course = days
+    assert course.course is not None
+    sampling, place = Sampling(steps=4), course.course.place
+    for origin, day in ((0.0, 0.5), (0.0, 1.5), (0.0, 2.0), (1.0, 1.5), (1.0, 0.5)):
+        trip = Trip.of(cells[cells.obs["day"] == origin].copy(), course, course.course, None)
+        given = (trip.flow, trip.data, trip.departure, trip.course)
+        stop = place(np.array([day])).tolist()
+        _, masses = _riding.carry_each(*given, stop, sampling)
+        np.testing.assert_array_equal(_riding.descendants(*given, stop[0], sampling), masses[0])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -193,6 +193,7 @@ def _generate(commands: Any) -> None:
     add("--shift", "above 1 more of the steps are near the noise", type=_number, default=1.0, metavar="A")
     add("--path", "the path to draw along; the cells stay the same", metavar="NAME", shown="the flow's own")
     add("--batch-size", "cells at a time; does not change them", type=_whole_or_auto, default="auto", metavar="N")
+    add("--precision", "of the network's arithmetic", default="float32", metavar="NAME")
     _device(add)
     _seed(add)
     _progress(add)

@@ -55,8 +55,11 @@ class Batch:
         return zip(self.tiles, torch.split(values, TILE), strict=True)
 
 
-def batches(n: int, sampling: Sampling) -> Iterator[Batch]:
-    """All `n` cells in batches, with a progress bar where it is asked for."""
+def batches(n: int, sampling: Sampling, of: Tensor | None = None) -> Iterator[Batch]:
+    """All `n` cells in batches, with a progress bar where it is asked for.
+
+    `of` are the rows that they have among more cells, or among fewer, of which some are there several times.
+    """
     from tqdm.auto import tqdm
 
     alone = sampling.device.type == "cpu" or sampling.solver.adaptive
@@ -65,8 +68,8 @@ def batches(n: int, sampling: Sampling) -> Iterator[Batch]:
         for first in range(0, n, size):
             last = min(n, first + size)
             tiles = range(first // TILE, -(-last // TILE))
-            rows = torch.arange(first, first + TILE * len(tiles)).clamp_max(n - 1).to(sampling.device)
-            yield Batch(first, last, rows, tiles)
+            rows = torch.arange(first, first + TILE * len(tiles)).clamp_max(n - 1)
+            yield Batch(first, last, (rows if of is None else of[rows]).to(sampling.device), tiles)
             bar.update(last - first)
 
 
@@ -137,8 +140,7 @@ class Way:
     @classmethod
     def of(cls, flow: Flow, sampling: Sampling) -> Way:
         """Along the path that was asked for."""
-        guided = sampling.guided.around(flow.field, flow.conditions.names, flow.conditions.widths)
-        return cls(*along(guided, flow.path, sampling.path), sampling)
+        return cls(*along(sampling.around(flow), flow.path, sampling.path), sampling)
 
     def velocity(self, condition: Tensor | None) -> Velocity:
         """The velocity under the conditions ``[n, n_conditions]``."""

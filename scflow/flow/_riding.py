@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from scflow.matching import solvers
 if TYPE_CHECKING:
     from scflow.flow._flow import Flow
 
-__all__ = ["Departure", "carry_each", "descendants"]
+__all__ = ["Departure", "carried", "carry_each", "descendants", "joined", "next_descendants"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,6 @@ def carry_each(
     course: Course,
     stops: Sequence[float],
     sampling: Sampling,
-    *,
-    decode: bool = True,
 ) -> tuple[Stops, NDArray[np.float64]]:
     """Follow each cell from its own time to each of `stops`, forwards or back.
 
@@ -63,8 +61,6 @@ def carry_each(
         Times of the flow, falling.
     sampling
         Solver, steps for the whole course, device and seed.
-    decode
-        Whether counts are made, too.
 
     Returns
     -------
@@ -72,27 +68,57 @@ def carry_each(
     relative to the mean of its time point, at the first time point that is not before the stop, ``[n_stops, n_cells]``;
     NaN at stops before it sets off.
     """
+    return joined(list(carried(flow, data, departure, course, stops, sampling)))
+
+
+def carried(
+    flow: Flow,
+    data: Given,
+    departure: Departure,
+    course: Course,
+    stops: Sequence[float],
+    sampling: Sampling,
+    *,
+    rows: Tensor | None = None,
+) -> Iterator[tuple[Stops, NDArray[np.float64]]]:
+    """What `carry_each` finds, batch by batch: nothing of all cells is held.
+
+    With `rows` cells are those of `data`, and their departures, in that order: as often as each is named.
+    """
     check_velocity(sampling)
-    genes = flow.codec.has_counts
-    states: list[NDArray[np.float32]] = []
-    counts: list[list[sparse.csr_matrix]] = [[] for _ in stops if genes and decode]
-    masses: list[NDArray[np.float64]] = []
     way = Way.of(flow, sampling)
-    with torch.no_grad(), moved(flow, sampling.device):
+    with moved(flow, sampling.device):
         origin = Origin.of(flow, data, None, sampling.device)
-        for batch in batches(len(origin.cells), sampling):
-            ride = _Ride(origin, batch, way, departure, course)
-            first, kept, mass = ride.through(list(stops))
-            shown = [first, *kept] if genes else [decoded_alike(flow, x, sampling, batch) for x in (first, *kept)]
-            states.append(np.stack([x[: len(batch)].cpu().numpy() for x in shown]))
-            masses.append(mass[:, : len(batch)].numpy())
-            for x, place in zip(kept, counts, strict=False):
-                place.append(counts_alike(origin, batch, (first, x), (0.0, 1.0), sampling))
-    found = Stops(np.concatenate(states, axis=1), tuple(sparse.vstack(parts, format="csr") for parts in counts))
-    return found, np.concatenate(masses, axis=1)
+        for batch in batches(len(origin.cells) if rows is None else len(rows), sampling, rows):
+            yield _Ride(origin, batch, way, departure, course).stops(list(stops))
+
+
+def joined(parts: Sequence[tuple[Stops, NDArray[np.float64]]]) -> tuple[Stops, NDArray[np.float64]]:
+    """The cells of all batches, in order."""
+    states = np.concatenate([stops.states for stops, _ in parts], axis=1)
+    counts = tuple(
+        sparse.csr_matrix(sparse.vstack(each, format="csr")) for each in zip(*(stops.counts for stops, _ in parts))
+    )
+    return Stops(states, counts), np.concatenate([mass for _, mass in parts], axis=1)
 
 
 def descendants(
+    flow: Flow, data: Given, departure: Departure, course: Course, stop: float, sampling: Sampling
+) -> NDArray[np.float64]:
+    """How many descendants cells have as `carry_each` tells it, by the `stop` alone, ``[n]``.
+
+    A plan is asked where a cell enters an interval: the way from the last time point to the stop is not gone, and where
+    that is all of it, nothing is integrated.
+    """
+    found, way = [], Way.of(flow, sampling)
+    with torch.no_grad(), moved(flow, sampling.device):
+        origin = Origin.of(flow, data, None, sampling.device)
+        for batch in batches(len(origin.cells), sampling):
+            found.append(_Ride(origin, batch, way, departure, course).mass(stop)[: len(batch)].numpy())
+    return np.concatenate(found)
+
+
+def next_descendants(
     flow: Flow, data: Given, departure: Departure, course: Course, sampling: Sampling
 ) -> NDArray[np.float64]:
     """How many descendants each cell has at the next time point, relative to the mean of its time point, ``[n]``.
@@ -124,6 +150,26 @@ class _Ride:
     departure: Departure
     course: Course
 
+    @torch.no_grad()  # not around a yield: it would hold for whoever takes the batches
+    def stops(self, stops: list[float]) -> tuple[Stops, NDArray[np.float64]]:
+        """The batch's own cells as `carry_each` has them."""
+        flow, sampling, n = self.origin.flow, self.way.sampling, len(self.batch)
+        with sampling.keeping():
+            first, kept, mass = self.through(stops)
+        shown, counts = [first, *kept], []
+        if flow.codec.has_counts:
+            counts = [counts_alike(self.origin, self.batch, (first, x), (0.0, 1.0), sampling) for x in kept]
+        else:
+            shown = [decoded_alike(flow, x, sampling, self.batch) for x in shown]
+        return Stops(np.stack([x[:n].cpu().numpy() for x in shown]), tuple(counts)), mass[:, :n].numpy()
+
+    def mass(self, stop: float) -> Tensor:
+        """How many descendants the cells have by the stop, ``[n]``; NaN where they set off after it."""
+        begin = self.departure.begin[self.batch.rows.cpu()]
+        first = self.origin.drawn(self.batch, self.way.sampling)
+        log_mass = self._leg(first, begin, [stop], arrive=False)[1][0]
+        return log_mass.exp().masked_fill(begin < stop, torch.nan)
+
     def through(self, stops: list[float]) -> tuple[Tensor, list[Tensor], Tensor]:
         """The states where cells set off, those at each stop, and how many descendants they have there."""
         rows = self.batch.rows.cpu()
@@ -136,10 +182,13 @@ class _Ride:
         gone = torch.stack([begin < stop for stop in stops])
         return first, kept, log_mass.exp().masked_fill(gone, torch.nan)
 
-    def _leg(self, x: Tensor, begin: Tensor, stops: list[float], *, back: bool = False) -> tuple[list[Tensor], Tensor]:
+    def _leg(
+        self, x: Tensor, begin: Tensor, stops: list[float], *, back: bool = False, arrive: bool = True
+    ) -> tuple[list[Tensor], Tensor]:
         """The states at stops in one direction; a cell that has not set off by then stays where it is.
 
-        Cells stop at time points too, so that no step of the solver goes over one.
+        Cells stop at time points too, so that no step of the solver goes over one. Unless they are to `arrive`, the
+        states at the last stop are those before it.
         """
         later = torch.maximum if back else torch.minimum
         grid = sorted({*stops, *self.course.knots.tolist()}, reverse=not back)
@@ -151,7 +200,8 @@ class _Ride:
             until = later(now, torch.tensor(stop, dtype=begin.dtype))
             if not back:
                 log_mass = log_mass + self.grown((first, x), now, until, entered)
-            x, now = self._moved(x, now, until), until
+            x = self._moved(x, now, until) if arrive or stop != stops[-1] else x
+            now = until
             kept[stop], masses[stop] = x, log_mass
         return [kept[stop] for stop in stops], torch.stack([masses[stop] for stop in stops])
 

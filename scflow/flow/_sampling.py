@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from scflow.flow._balance import Balance, at_a_time, groups_of
 from scflow.matching import FlowMap, Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
 from scflow.matching.objective import Velocity
+from scflow.training.run import autocast
 from scflow.training.workers import ALONE, Workers
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Sampling:
         Draw with the field's averaged weights, ``"average"``, or with those of the best step itself, ``"raw"``.
     workers
         The processes that draw a block of cells each in turn.
+    precision
+        In which the field multiplies matrices. The solver and the way back to counts are in float32 always.
     """
 
     guidance: float | Mapping[str, float] | guiding.Guidance = 1.0
@@ -74,11 +77,41 @@ class Sampling:
     progress: bool = False
     weights: str = "average"
     workers: Workers = ALONE
+    precision: str = "float32"
 
     @property
     def guided(self) -> guiding.Guidance:
         """The guidance as an object."""
         return guiding.Guidance.of(self.guidance)
+
+    def around(self, flow: Flow) -> Velocity:
+        """The flow's field, guided, in the precision that was asked for."""
+        field = self.guided.around(flow.field, flow.conditions.names, flow.conditions.widths)
+        return field if self.precision == "float32" else Mixed(field, self.device, self.precision)
+
+    def keeping(self) -> AbstractContextManager[object]:
+        """While this lasts, weights are cast to another precision once, and not at each evaluation."""
+        return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, enabled=False)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A field that multiplies matrices in another precision than float32, in which its velocities are still.
+
+    Attributes
+    ----------
+    field, device, precision
+        Which field, and what :func:`scflow.training.run.autocast` is told.
+    """
+
+    field: Velocity
+    device: torch.device
+    precision: str
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The velocity at the states `x` ``[n, ...]``, times `t` ``[n]`` and `condition` ``[n, n_columns]``."""
+        with autocast(self.device, self.precision):
+            return self.field(x, t, condition).float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +229,10 @@ def _block(
     """The cells of `span`, computed in steps of it, and calibrated together where they are balanced."""
     how = sampling if balance is None else replace(sampling, ranks=True)
     parts = []
-    for first in span:
-        parts.append(_batch(flow, n, first, min(span.stop, first + span.step), condition, how))
-        done(len(parts[-1][1]))
+    with sampling.keeping():
+        for first in span:
+            parts.append(_batch(flow, n, first, min(span.stop, first + span.step), condition, how))
+            done(len(parts[-1][1]))
     values, states, starts = (np.concatenate(each) for each in list(zip(*parts))[:3])
     counts = None
     if flow.codec.has_counts:
@@ -220,8 +254,7 @@ def _batch(
     conditions = [None] * len(numbers) if c is None else torch.split(c, TILE)
     each = zip(numbers, conditions, strict=True)
     noise = torch.cat([flow.noise.sample_given(k, TILE, dim, rng=generator(sampling, i, 0)) for i, k in each])
-    guided = sampling.guided.around(flow.field, flow.conditions.names, flow.conditions.widths)
-    field, begin, scale = along(guided, flow.path, sampling.path)
+    field, begin, scale = along(sampling.around(flow), flow.path, sampling.path)
     calls = 0
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from scflow.errors import InputError, listed
 from scflow.flow import Flow, Sampling
 from scflow.flow._carrying import Stops
 from scflow.flow._course import Course
-from scflow.flow._riding import Departure, carry_each, descendants
+from scflow.flow._riding import Departure, carry_each, next_descendants
 from scflow.matching import couplings
 from scflow.matching.names import COUPLINGS, chosen
 from scflow.tl._following import cells_of, sampling_of
@@ -274,17 +274,18 @@ class Trip:
         departure = Departure(begin, torch.from_numpy(group), len(course.groups))
         return cls(flow, course, cells_of(flow, adata, layer, name=name), times, departure)
 
-    def to(
-        self, days: Sequence[float], options: Mapping[str, Any], *, decode: bool = True
-    ) -> tuple[Stops, NDArray[np.float64]]:
+    def to(self, days: Sequence[float], options: Mapping[str, Any]) -> tuple[Stops, NDArray[np.float64]]:
         """The cells at rising days, as :func:`scflow.flow._riding.carry_each` has them; options of `sampling_of`."""
-        sampling = sampling_of(self.flow, evaluations=EVALUATIONS * self.course.n_intervals, **options)
         stops = self.course.place(np.asarray(days, dtype=np.float64)).tolist()
-        return carry_each(self.flow, self.data, self.departure, self.course, stops, sampling, decode=decode)
+        return carry_each(self.flow, self.data, self.departure, self.course, stops, self.followed(options))
+
+    def followed(self, options: Mapping[str, Any]) -> Sampling:
+        """How the cells are carried: options of `sampling_of`."""
+        return sampling_of(self.flow, evaluations=EVALUATIONS * self.course.n_intervals, **options)
 
     def growth(self) -> NDArray[np.float64]:
         """How many descendants the cells have at the next time point."""
-        return descendants(self.flow, self.data, self.departure, self.course, Sampling())
+        return next_descendants(self.flow, self.data, self.departure, self.course, Sampling())
 
     def facts(self, target: str) -> dict[str, Any]:
         """What carried the cells, for `.uns`."""

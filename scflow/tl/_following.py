@@ -107,6 +107,7 @@ def sampling_of(
     device: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    precision: str = "float32",
 ) -> Sampling:
     """How the flow is followed, checked; `evaluations` is how often ``steps="auto"`` evaluates the velocity."""
     method = chosen(solver, SOLVERS, solvers.Solver, "solver")
@@ -126,6 +127,7 @@ def sampling_of(
         device=device_of(device),
         seed=whole(seed, "seed", least=0),
         progress=progress,
+        precision=precision,
     )
     check_velocity(sampling)
     return sampling

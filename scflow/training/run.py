@@ -19,7 +19,7 @@ from scflow.training.history import Callback
 from scflow.training.progress import Scaler
 from scflow.training.workers import ALONE, Workers
 
-__all__ = ["Run", "seeded"]
+__all__ = ["Run", "autocast", "seeded"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision, where it was asked for."""
-        if self.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+        return autocast(self.device, self.precision)
 
     def scaler(self) -> Scaler | None:
         """The gradient scaler that float16 needs, and nothing else does: bfloat16 has the range of float32."""
@@ -107,6 +105,13 @@ class Run:
     def keeper(self, stage: str, order: Batches, generators: Sequence[torch.Generator]) -> Keeper | None:
         """What keeps the state of a stage."""
         return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators, self.workers)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Mixed precision: matrices are multiplied in `precision`, unless that is ``"float32"``."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
