@@ -23,13 +23,14 @@ import torch
 import torch.distributed as dist
 from scipy import sparse
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 import scflow
 from scflow.__main__ import main
 from scflow.codecs import Embedding
 from scflow.flow import Flow, Watch, _balance
-from scflow.matching import noises
-from scflow.training import Checkpoint, Optimisation, loop, stored
+from scflow.matching import FlowMatching, noises
+from scflow.training import Checkpoint, Optimisation, fit, loop, stored
 from scflow.training.batches import Coordinates, Encoded, Order
 from scflow.training.pairs import Fresh
 from scflow.training.progress import Best
@@ -135,7 +136,38 @@ def in_both(folder: Path) -> dict[str, Any]:
         for space in ("genes", "counts"):
             options = SETTINGS | {"field": small, "batch_size": 32, "space": space}
             found[f"disk {space}"] = summary(scflow.tl.train(folder / "cells.h5ad", **options))
+    found["averaged"] = averaged()
     return found | broken(folder, rank) | spoken(folder, rank) | drawn(folder, rank)
+
+
+def averaged() -> dict[str, Any]:
+    """How often gradients are averaged when the batches of a process, of 32 cells, come in four parts."""
+    options = {"condition": None, "use_rep": "X_own", "steps": 6, "optimisation": Optimisation(accumulate=2)}
+    whole = weights(trained(64, **options))
+    seen = {"averages": 0, "parts": 0}
+    wrapped, losses = Workers.wrapped, FlowMatching.losses
+
+    def averaging(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        seen["averages"] += int(bucket.is_last())
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+    averaging.__annotations__.clear()  # which PyTorch would read as they are, and they are strings
+
+    def hooked(self: Workers, module: nn.Module) -> nn.Module:
+        made = wrapped(self, module)
+        made.register_comm_hook(None, averaging)  # type: ignore[operator]
+        return made
+
+    def counted(self: FlowMatching, *given: Any) -> Tensor:
+        seen["parts"] += int(torch.is_grad_enabled())
+        return losses(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "_NUMBERS", 0)
+        patch.setattr(fit, "_FEWEST", 8)
+        patch.setattr(Workers, "wrapped", hooked)
+        patch.setattr(FlowMatching, "losses", counted)
+        return {"whole": whole, "in parts": weights(trained(64, **options)), **seen}
 
 
 def broken(folder: Path, rank: int) -> dict[str, Any]:
@@ -273,6 +305,14 @@ def test_two_processes_are_one_with_the_doubled_batch(case: str, both: list[dict
     assert two["facts"]["batch_size"] == one["facts"]["batch_size"]
     assert two["facts"]["processes"] == 2
     assert "processes" not in one["facts"]
+
+
+def test_gradients_are_averaged_once_for_all_parts_of_a_batch(both: list[dict[str, Any]]) -> None:
+    """Six steps of two batches of four parts; and what is learnt is that of whole batches."""
+    for found in (one["averaged"] for one in both):
+        assert (found["averages"], found["parts"]) == (6 * 2, 6 * 2 * 4)
+        for name, value in found["whole"].items():
+            torch.testing.assert_close(found["in parts"][name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", [*CASES, *OTHERS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -10,17 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anndata
+import numpy as np
 import pytest
 import torch
 from anndata import AnnData
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import scflow
 from scflow.matching import FlowMatching, Preconditioned, Shift, noises, paths
 from scflow.matching.preconditioning import Bare
 from scflow.tl._options import _cores
 from scflow.tl._recipe import precision_of
-from scflow.training import Optimisation, Run
+from scflow.training import Optimisation, Run, fit, loop
 from scflow.training.batches import fits
 from scflow.training.compiling import compiled, pays
 from scflow.training.fit import fit_module
@@ -274,3 +278,139 @@ def test_a_compiled_network_learns_the_same(cells: AnnData) -> None:
         scflow.tl.train(cells.copy(), optimisation=Optimisation(compile=choice), **settings) for choice in (False, True)
     )
     assert plain.history["loss"].tolist() == pytest.approx(fast.history["loss"].tolist(), rel=1e-4)
+
+
+# Drawing in mixed precision.
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of float32 tensors of some shapes."""
+
+    def __init__(self, shapes: set[torch.Size]) -> None:
+        super().__init__()
+        self.shapes, self.n = shapes, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].shape in self.shapes:
+            self.n += int(args[0].dtype == torch.float32 and made.dtype == torch.bfloat16)
+        return made
+
+
+def matrices(module: nn.Module) -> list[torch.Size]:
+    """Shapes of the weights that states are multiplied by; no state of the tests has one of them."""
+    return [layer.weight.shape for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+@pytest.fixture(scope="module")
+def flow() -> scflow.Flow:
+    cells = scflow.datasets.simulate(n_cells=200, n_genes=50, seed=0)
+    small = functools.partial(scflow.nn.MLP, width=48, depth=2)
+    given: dict[str, Any] = {"condition": "cell_type", "field": small, "steps": 30, "precision": "float32"}
+    return scflow.tl.train(cells, progress=False, **given)
+
+
+def drawn(flow: scflow.Flow, n: int = 300, **options: Any) -> AnnData:
+    asked = {"condition": {"cell_type": ["type_0", "type_1"] * (n // 2)}, "device": "cpu", "progress": False}
+    return scflow.tl.generate(flow, n, **asked | options)
+
+
+def test_cells_of_bfloat16_are_those_of_float32_within_its_rounding(flow: scflow.Flow) -> None:
+    exact, rounded = drawn(flow), drawn(flow, precision="bfloat16")
+    one, other = exact.obsm["X_scflow"], rounded.obsm["X_scflow"]
+    np.testing.assert_array_equal(exact.obsm["X_scflow_noise"], rounded.obsm["X_scflow_noise"])
+    assert other.dtype == np.float32
+    assert 0 < np.abs(one - other).max() < 2**-5 * np.abs(one).max()  # eight bits, of all layers
+    told = [cells.uns["scflow"]["provenance"] for cells in (exact, rounded)]
+    assert [facts["generate_precision"] for facts in told] == ["float32", "bfloat16"]
+    assert [facts["precision"] for facts in told] == ["float32", "float32"]  # of the training
+
+
+def test_cells_of_bfloat16_do_not_depend_on_how_many_are_drawn_or_where_to(flow: scflow.Flow, tmp_path: Path) -> None:
+    """Tiles are computed whole, on one thread."""
+    many, few = (drawn(flow, n, precision="bfloat16", calibration="independent") for n in (600, 300))
+    np.testing.assert_array_equal(many.obsm["X_scflow"][:300], few.obsm["X_scflow"])
+    np.testing.assert_array_equal(many.layers["counts"][:300].toarray(), few.layers["counts"].toarray())
+    path = drawn(flow, 300, precision="bfloat16", calibration="independent", out=tmp_path / "new.h5ad")
+    there = anndata.read_h5ad(path)
+    np.testing.assert_array_equal(there.layers["counts"].toarray(), few.layers["counts"].toarray())
+
+
+def test_the_solver_and_the_way_back_stay_in_float32(flow: scflow.Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[bool]] = {"network": set(), "codec": set(), "solver": set()}
+
+    def noting(kind: type, name: str, what: str) -> None:
+        real = getattr(kind, name)
+
+        def noted(*given: Any, **options: Any) -> Any:
+            seen[what].add(torch.is_autocast_enabled("cpu"))
+            return real(*given, **options)
+
+        monkeypatch.setattr(kind, name, noted)
+
+    noting(scflow.nn.MLP, "forward", "network")
+    noting(scflow.codecs.Counts, "rank", "codec")
+    noting(scflow.matching.solvers.Midpoint, "integrate", "solver")
+    drawn(flow, precision="bfloat16")
+    assert seen == {"network": {True}, "codec": {False}, "solver": {False}}
+    seen["network"].clear()
+    drawn(flow)
+    assert seen["network"] == {False}
+
+
+def test_weights_are_cast_once_for_a_block_of_cells(flow: scflow.Flow) -> None:
+    """And not at each of the evaluations, of which each tile has 24."""
+    shapes = matrices(flow.field)
+    with Casts(set(shapes)) as casts:
+        drawn(flow, 600, precision="bfloat16")
+    assert casts.n == len(shapes)
+
+
+def test_an_unknown_precision_is_an_error(flow: scflow.Flow) -> None:
+    with pytest.raises(scflow.errors.InputError, match=r"precision='half' is not known\. Choose 'auto', 'float32'"):
+        drawn(flow, precision="half")
+
+
+class Fixed:
+    """States that are there."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def states(self, rows: Tensor, *, rng: torch.Generator) -> Tensor:
+        return self.values[rows]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_weights_are_cast_once_a_step_for_all_parts_of_a_batch(
+    accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts of a step have the weights of one, cast once for both ways."""
+    monkeypatch.setattr(fit, "_NUMBERS", 16 * 40)
+    monkeypatch.setattr(fit, "_FEWEST", 16)  # 64 cells in four parts
+    found: list[tuple[int, int]] = []
+    stepped, parts = loop._stepped, itertools.count()
+    losses = FlowMatching.losses
+
+    def counted(self: FlowMatching, *given: Any) -> Tensor:
+        next(parts)
+        return losses(self, *given)
+
+    def noted(run: Any, *given: Any) -> bool:
+        before = next(parts)
+        with Casts(set(shapes)) as casts:
+            taken = stepped(run, *given)
+        found.append((casts.n, next(parts) - before - 1))
+        return taken
+
+    monkeypatch.setattr(FlowMatching, "losses", counted)
+    monkeypatch.setattr(loop, "_stepped", noted)
+    network = scflow.nn.MLP(40, width=48, depth=2)
+    shapes = matrices(network)
+    cells = torch.randn(200, 40, generator=generator())
+    run = Run(torch.arange(160), torch.arange(160, 200), 64, 0, CPU, precision="bfloat16", progress=False)
+    settings = Optimisation(accumulate=accumulate)
+    fit.fit_field(
+        network, Fixed(cells), None, noises.Gaussian(), FlowMatching(), run, steps=3, lr=1e-3, optimisation=settings
+    )
+    assert found == [(len(shapes), 4 * accumulate)] * 3

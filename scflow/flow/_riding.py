@@ -154,7 +154,7 @@ class _Ride:
     def stops(self, stops: list[float]) -> tuple[Stops, NDArray[np.float64]]:
         """The batch's own cells as `carry_each` has them."""
         flow, sampling, n = self.origin.flow, self.way.sampling, len(self.batch)
-        with sampling.keeping():
+        with sampling.keeping(flow):
             first, kept, mass = self.through(stops)
         shown, counts = [first, *kept], []
         if flow.codec.has_counts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -89,9 +89,22 @@ class Sampling:
         field = self.guided.around(flow.field, flow.conditions.names, flow.conditions.widths)
         return field if self.precision == "float32" else Mixed(field, self.device, self.precision)
 
-    def keeping(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def keeping(self, flow: Flow) -> Iterator[None]:
         """While this lasts, weights are cast to another precision once, and not at each evaluation."""
-        return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, enabled=False)
+        if self.precision == "float32":
+            yield
+            return
+        # Autocast keeps casts of weights alone that could have a gradient.
+        weights = [p for p in flow.field.parameters() if not p.requires_grad]
+        try:
+            for p in weights:
+                p.requires_grad_(True)
+            with torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            for p in weights:
+                p.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -229,7 +242,7 @@ def _block(
     """The cells of `span`, computed in steps of it, and calibrated together where they are balanced."""
     how = sampling if balance is None else replace(sampling, ranks=True)
     parts = []
-    with sampling.keeping():
+    with sampling.keeping(flow):
         for first in span:
             parts.append(_batch(flow, n, first, min(span.stop, first + span.step), condition, how))
             done(len(parts[-1][1]))
