@@ -1,7 +1,7 @@
 """How fast scflow trains and draws, and how fast it could; docs/performance.md tells how this is measured.
 
 python tests/benchmarks/speed.py --threads 1
-python tests/benchmarks/disk.py --cells 10000 100000 1000000   # the same as cells grow, in memory and on disk
+python tests/benchmarks/speed.py --parts scaling --scaling 10000 100000 1000000   # as cells grow, in memory and on disk
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import disk
 import torch
 from speed_turns import CFM, OURS, PLAIN, Clock, Setting, measured
 
@@ -27,6 +28,7 @@ RATIOS = (
     f"{'plain':>6} {'by CPU':>7} {'looks':>6} {'CFM':>6} {'scVI':>6} {'products':>9} {'+ memory':>9} {'GFLOP/s':>8}"
 )
 EVALUATIONS = (1, 4, 16, 50)
+PARTS = ("loops", "generate", "scaling")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     holds = loops(options) if "loops" in options.parts else True
     if "generate" in options.parts:
         generate(options)
+    if "scaling" in options.parts:
+        scaling(options)
     if options.profile:
         scflow.tl.train(simulated(2000, options), condition="cell_type", profile=options.profile, steps=40)
     return int(options.check and not holds)
@@ -53,7 +57,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--parts", nargs="*", default=["loops", "generate"], help="loops: training; generate: drawing (both)")
+    what = "loops: training; generate: drawing; scaling: as cells grow, by disk.py (loops generate)"
+    add("--parts", nargs="*", choices=PARTS, default=["loops", "generate"], help=what)
     add("--spaces", nargs="+", default=["counts", "genes"], help="counts, genes, quantile, pca (counts genes)")
     add("--cells", type=int, default=10_000, help="simulated cells (%(default)s)")
     add("--genes", type=int, nargs="+", default=[2000], help="simulated genes (%(default)s)")
@@ -63,6 +68,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="rounds of each loop, in turns (%(default)s)")
     add("--seconds", type=float, default=2.0, help="of a round, about (%(default)s)")
     add("--drawn", type=int, default=4000, help="cells that are drawn to time drawing (%(default)s)")
+    add("--scaling", type=int, nargs="+", default=[10_000, 100_000], help="cells to scale over (%(default)s)")
+    add("--steps", type=int, default=24, help="steps of the field while cells grow (%(default)s)")
     add("--device", default="cpu", help="cpu or cuda (%(default)s)")
     add("--threads", type=int, help="threads of torch (its own choice)")
     add("--profile", metavar="TRACE.json", help="write a trace of some steps")
@@ -120,23 +127,42 @@ def line(n_genes: int, setting: Setting, clock: Clock, scvi: float | None) -> No
 def generate(options: argparse.Namespace) -> None:
     """Drawing: cells a second by how often the network is evaluated."""
     print(f"\ncells drawn a second, {options.drawn:,} at once, by evaluations of the network", flush=True)
-    print(f"{'space':8} {'genes':>6} " + " ".join(f"{k:>8}" for k in EVALUATIONS), flush=True)
+    print(f"{'space':8} {'genes':>6} {'precision':9} " + " ".join(f"{k:>8}" for k in EVALUATIONS), flush=True)
     for n_genes, space in itertools.product(options.genes, options.spaces):
         adata = simulated(n_genes, options)
         flow = scflow.tl.train(
             adata, condition="cell_type", space=space, steps=40, device=options.device, progress=False
         )
-        rates = [options.drawn / drawing(flow, k, options) for k in EVALUATIONS]
-        print(f"{space:8} {n_genes:6,} " + " ".join(f"{rate:8,.0f}" for rate in rates), flush=True)
+        for precision in options.precisions:
+            rates = [options.drawn / drawing(flow, k, precision, options) for k in EVALUATIONS]
+            told = " ".join(f"{rate:8,.0f}" for rate in rates)
+            print(f"{space:8} {n_genes:6,} {precision:9} {told}", flush=True)
 
 
-def drawing(flow: Any, evaluations: int, options: argparse.Namespace) -> float:
+def scaling(options: argparse.Namespace) -> None:
+    """Training as cells grow, in memory and on disk: disk.py, with the largest of the batches and widths."""
+    given: dict[str, Any] = {"batch": max(options.batches), "width": max(options.widths), "steps": options.steps}
+    given |= {"genes": options.genes[0], "device": options.device, "threads": options.threads}
+    told = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+    for precision in options.precisions:
+        print(f"\nas cells grow, {precision}", flush=True)
+        disk.main(["--cells", *map(str, options.scaling), "--precision", precision, *told])
+
+
+def drawing(flow: Any, evaluations: int, precision: str, options: argparse.Namespace) -> float:
     """Seconds, the best of three."""
     took = []
     for seed in range(3):
         start = time.perf_counter()
         scflow.tl.generate(
-            flow, options.drawn, solver="euler", steps=evaluations, seed=seed, device=options.device, progress=False
+            flow,
+            options.drawn,
+            solver="euler",
+            steps=evaluations,
+            seed=seed,
+            precision=precision,
+            device=options.device,
+            progress=False,
         )
         took.append(time.perf_counter() - start)
     return min(took)
