@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import disk
 import torch
 from speed_turns import CFM, OURS, PLAIN, Clock, Setting, measured
 
@@ -146,7 +147,10 @@ def scaling(options: argparse.Namespace) -> None:
     told = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
     for precision in options.precisions:
         print(f"\nas cells grow, {precision}", flush=True)
-        disk.main(["--cells", *map(str, options.scaling), "--precision", precision, *told])
+        # A process of its own: on Linux the peak of a child starts at the size of the one that started it, with PyTorch.
+        script = str(Path(__file__).with_name("disk.py"))
+        cells = ["--cells", *map(str, options.scaling), "--precision", precision]
+        subprocess.run([sys.executable, script, *cells, *told], check=True)
 
 
 def drawing(flow: Any, evaluations: int, precision: str, options: argparse.Namespace) -> float:
