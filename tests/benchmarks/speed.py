@@ -147,7 +147,7 @@ def scaling(options: argparse.Namespace) -> None:
     told = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
     for precision in options.precisions:
         print(f"\nas cells grow, {precision}", flush=True)
-        # A process of its own: on Linux the peak of a child starts at the size of the one that started it, with PyTorch.
+        # A process of its own: on Linux the peak of a child starts at the size of the one that started it.
         script = str(Path(__file__).with_name("disk.py"))
         cells = ["--cells", *map(str, options.scaling), "--precision", precision]
         subprocess.run([sys.executable, script, *cells, *told], check=True)
