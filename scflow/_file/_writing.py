@@ -134,7 +134,7 @@ def abandoned(path: Path, *, age: float = 0.0) -> bool:
 def _written(path: Path) -> float:
     """When something was last written to a file, or to anything in a folder."""
     within = path.rglob("*") if path.is_dir() else ()
-    return max(one.lstat().st_mtime for one in (path, *within))
+    return max(float(one.lstat().st_mtime) for one in (path, *within))
 
 
 def _sweep(place: Path) -> None:

@@ -164,7 +164,9 @@ def check_growth(growth: Growth, dim: int) -> None:
         "power": (),
     }
     for name, tensor in growth.tensors().items():
-        if tuple(tensor.shape) not in (shapes[name], shapes[name] or (1,)) or tensor.is_floating_point() == (name == "plan"):
+        if tuple(tensor.shape) not in (shapes[name], shapes[name] or (1,)) or tensor.is_floating_point() == (
+            name == "plan"
+        ):
             raise InputError(f"tensor 'growth.{name}' is {_of(tensor)}; expected {list(shapes[name])}.")
     if n and not bool(((growth.plan >= 0) & (growth.plan < plans)).all()):
         raise InputError(f"'growth.plan' names others than the {plans} plans.")
@@ -219,9 +221,9 @@ def _check_course(facts: Mapping[str, Any]) -> None:
 def _numbers(facts: Mapping[str, Any], names: Sequence[str]) -> None:
     for name in names:
         value = facts.get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        is_number = is_number and (math.isfinite(value) or (name == "clip" and value == math.inf))
-        if value is not None and not is_number:
+        if value is None or (name == "clip" and value == math.inf):
+            continue
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             raise InputError(f"{name} is {_short(value)}; expected a number.")
     if facts.get("target_sum") is not None and not facts["target_sum"] > 0:
         raise InputError(f"target_sum is {facts['target_sum']}; expected a number above 0.")
