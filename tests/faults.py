@@ -1,6 +1,6 @@
-"""Faults made for real, for tests and for the table of what was tried: each yields (what was done, whether it was survived).
+"""Faults made for real, for tests and for the table of what was tried: each yields what was done, and if it was survived.
 
-Nothing was survived by chance: a damaged file has to raise `FileError`, and one that was to be replaced has to be whole.
+A damaged file has to raise `FileError`, and one that was to be replaced has to be whole.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ def full_disks(folder: Path) -> Tried:
         done = child(script, target)
         told = done.returncode == 0 and "File too large" in done.stdout and " are needed; " in done.stdout
         left = sorted(one.name for one in folder.iterdir())
-        yield f"full disk: {name}: {done.stdout}{done.stderr}", told and target.read_bytes() == b"old" and left == [name]
+        yield (
+            f"full disk: {name}: {done.stdout}{done.stderr}",
+            told and target.read_bytes() == b"old" and left == [name],
+        )
         target.unlink()
 
 

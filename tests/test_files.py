@@ -171,7 +171,9 @@ def test_a_full_file_system(tmp_path: Path) -> None:
     try:
         old = folder / "old.bin"
         old.write_bytes(b"old")
-        with pytest.raises(FileError, match=r"No space left on device\. 500,000 bytes are needed; [\d,]+ are free in '"):
+        with pytest.raises(
+            FileError, match=r"No space left on device\. 500,000 bytes are needed; [\d,]+ are free in '"
+        ):
             _file.write_bytes(old, b"n" * 500_000)
         assert old.read_bytes() == b"old"
         assert os.listdir(folder) == ["old.bin"]

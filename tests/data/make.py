@@ -74,7 +74,9 @@ def main() -> int:
     folder = HERE / f"format-{FORMAT}"
     folder.mkdir(exist_ok=True)
     flows = {name: trained(name) for name in KINDS}
-    flows["map"] = scflow.tl.distill(flows["embedding"], steps=2, n_trajectories=200, batch_size=32, device="cpu", progress=False)
+    flows["map"] = scflow.tl.distill(
+        flows["embedding"], steps=2, n_trajectories=200, batch_size=32, device="cpu", progress=False
+    )
     for name, whole in flows.items():
         flow = whole if name == "embedding" else replace(whole, raw=None)
         path = folder / f"{name}.safetensors"

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of `Flow.load` and of flows in `.uns`: ``python tests/fuzz/load_flow.py -max_total_time=600``.
+"""Coverage-guided fuzzing of `Flow.load` and of flows in `.uns`: python tests/fuzz/load_flow.py -max_total_time=600.
 
-A first byte chooses: raw bytes as a file; steps of mutation of a flow that is kept. Whatever is raised and not documented
-ends the run and leaves its input in the folder it was started in.
+A first byte chooses: raw bytes as a file; steps of mutation of a flow that is kept. Whatever is raised and not
+documented ends the run and leaves its input in the folder it was started in.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import struct
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
 
 with atheris.instrument_imports(include=["scflow"]):
+    import numpy as np
     import torch
     from anndata import AnnData
-    import numpy as np
     from mutations import mutated, seeds, survived
 
     from scflow._anndata import read_flow
@@ -34,10 +35,8 @@ def one(data: bytes) -> None:
         return
     if data[0] % 4 == 0:
         PLACE.write_bytes(data[1:])
-        try:
+        with suppress(FileError):
             Flow.load(PLACE)
-        except FileError:
-            pass
         return
     steps = [struct.unpack("<BHH", data[i : i + 5]) for i in range(2, min(len(data) - 4, 22), 5)]
     content = mutated(SEEDS[data[1] % len(SEEDS)], steps)
