@@ -1,4 +1,4 @@
-"""Faults made for real, for tests and for the table of what was tried: each yields what was done, and if it was survived.
+"""Faults made for real, for tests and for the table of them: each yields what was done, and whether it was survived.
 
 A damaged file has to raise `FileError`, and one that was to be replaced has to be whole.
 """
