@@ -121,6 +121,7 @@ def _field(
 ) -> Preconditioned | Displaced | FlowMap:
     state, settings = _chosen("field", tensors), dict(config["settings"])
     check_field(settings, len(state))
+    unit_interval(settings.get("dropout", 0.0), "dropout")
     told = (settings["dim"], tuple(settings["cardinalities"]))
     if told != (dim, conditions.inputs):
         raise InputError(
