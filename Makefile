@@ -8,13 +8,21 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m scflow demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Ten minutes of inputs that coverage leads to, and a hundred times the examples of the tests.
+FUZZ_SECONDS ?= 600
+
+fuzz: $(INSTALLED)
+	$(PIP) -e ".[fuzz]"
+	SCFLOW_FUZZ=1 $(BIN)/python -m pytest -n 0 tests/test_fuzz.py
+	$(BIN)/python tests/fuzz/load_flow.py -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -timeout=60
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from scflow._anndata._carried import cells_at, rows_in_time, write_carried, writ
 from scflow._anndata._checks import checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._embedded import read_parts, write_parts
-from scflow._anndata._growing import Growing, growing
+from scflow._anndata._growing import Growing, growing, write_cells
 from scflow._anndata._joined import Matrices, joined, read_units
 from scflow._anndata._results import (
     Preprocessing,
@@ -50,6 +50,7 @@ __all__ = [
     "rows_in_time",
     "survey",
     "write_carried",
+    "write_cells",
     "write_code",
     "write_flow",
     "write_growth",

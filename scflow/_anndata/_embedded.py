@@ -9,6 +9,7 @@ import numpy as np
 from scflow import _keys
 from scflow._anndata._results import plain, storable, writing
 from scflow.conditions import Parts
+from scflow.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,12 +31,32 @@ def write_parts(adata: AnnData, column: str, parts: Parts, key_added: str = _key
 
 
 def read_parts(adata: AnnData, key_added: str = _keys.FLOW) -> dict[str, Parts]:
-    """What :func:`write_parts` left, by column of `.obs`; nothing where it left nothing."""
-    entries = plain(adata.uns.get(_keys.slots(key_added).embed, {}))
-    return {column: _parts(entry) for column, entry in entries.items()}
+    """What :func:`write_parts` left, by column of `.obs`; nothing where it left nothing.
+
+    Raises
+    ------
+    InputError
+        Where what is there is of another's making.
+    """
+    slot = _keys.slots(key_added).embed
+    try:
+        entries = plain(adata.uns.get(slot, {}))
+        return {column: _parts(entry) for column, entry in entries.items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f".uns[{slot!r}] is none that scflow wrote ({str(error)[:200]}). Write it anew with scflow.pp.embed, or "
+            "drop it."
+        ) from error
 
 
 def _parts(entry: dict[str, Any]) -> Parts:
     names, none = (tuple(map(str, entry.get(field, ()))) for field in ("parts", "none"))
-    vectors = tuple(map(tuple, np.asarray(entry["vectors"]).tolist())) if "vectors" in entry else None
-    return Parts(names, vectors, str(entry["separator"]), none)
+    separator, vectors = str(entry["separator"]), None
+    if "vectors" in entry:
+        values = np.asarray(entry["vectors"], dtype=np.float64)
+        if values.ndim != 2 or len(values) != len(names) or not np.isfinite(values).all():
+            raise ValueError(f"vectors of the shape {values.shape} for {len(names)} parts, or not finite")
+        vectors = tuple(map(tuple, values.tolist()))
+    if not separator or len(set(names)) < len(names):
+        raise ValueError(f"{len(set(names))} different names in {len(names)} parts, separated by {separator!r}")
+    return Parts(names, vectors, separator, none)

@@ -1,8 +1,8 @@
-"""New cells into a file as they are drawn: a piece of them is in memory, and never all."""
+"""Cells into a file: new ones as they are drawn, a piece of them in memory and never all; and others as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow import _file
-from scflow.errors import FileError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Growing", "growing"]
+__all__ = ["Growing", "growing", "write_cells"]
 
 _IN_H5AD, _IN_ZARR = 2**16, 2**20
 """Numbers in a chunk. One of HDF5 is to fit its cache of 1 MB; one of zarr is a file of its own."""
@@ -32,11 +31,23 @@ def growing(target: Path) -> Iterator[Growing]:
     FileError
         Where the disk refuses.
     """
-    try:
-        with _file.beside(target) as made, _opened(made) as store:
-            yield Growing(store)
-    except OSError as error:
-        raise FileError(f"Cannot save to '{target}': {error.strerror or error}.") from error
+    with _file.beside(target) as made, _opened(made) as (store, check):
+        yield Growing(store, check)
+
+
+def write_cells(adata: AnnData, target: Path) -> None:
+    """Write cells to an .h5ad file, as `adata.write_h5ad` does, whole or not at all.
+
+    Raises
+    ------
+    FileError
+        Where the disk refuses.
+    """
+    from anndata.io import write_elem
+
+    adata.strings_to_categoricals()
+    with _file.beside(target) as made, _opened(made) as (store, _):
+        write_elem(store, "/", adata, dataset_kwargs={"compression": "gzip"})
 
 
 class Growing:
@@ -46,10 +57,12 @@ class Growing:
     ----------
     store
         A group of h5py or of zarr to write to.
+    check
+        Raises what the disk raised meanwhile.
     """
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
+    def __init__(self, store: Any, check: Callable[[], None]) -> None:
+        self._store, self._check = store, check
         self._is_h5 = type(store).__module__.startswith("h5py")
         self._compressed = {"compression": "gzip"} if self._is_h5 else {}
         self._places: list[tuple[str, ...]] = []
@@ -68,6 +81,7 @@ class Growing:
                 n = held.shape[0]
                 held.resize((n + len(values), values.shape[1]))
                 held[n:] = values
+            self._check()
 
     def finish(self, cells: AnnData) -> None:
         """Write `.obs`, a row for each cell that was put there, and `.uns`; there is nothing else that they need."""
@@ -110,19 +124,22 @@ class Growing:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A new, empty file or folder as a group."""
+def _opened(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """An empty file or folder as a group, and what raises where the disk refused to take something of it."""
     if path.suffix == ".h5ad":
         import h5py
 
-        with h5py.File(path, "w") as file:
-            yield file
+        with open(path, "r+b", buffering=0) as raw:
+            file = _file.Steady(raw)
+            with h5py.File(file, "w") as group:
+                yield group, file.check
+            file.check()
     else:
         import anndata
         import zarr
 
-        group = zarr.open_group(path, mode="w", zarr_format=anndata.settings.zarr_write_format)
-        yield group
+        group = zarr.open_group(path, mode="a", zarr_format=anndata.settings.zarr_write_format)
+        yield group, lambda: None
         zarr.consolidate_metadata(group.store)
 
 

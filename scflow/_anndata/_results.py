@@ -136,10 +136,13 @@ def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> 
             f"{name}.uns[{key!r}] holds {what}, not a flow. Give the AnnData that was trained on, or the flow itself: "
             "scflow.Flow.load(path)."
         )
-    flow: dict[str, Any] = plain(content)
-    flow["config"] = str(flow["config"])
-    # h5ad gives an array without dimensions back as a number.
-    flow["tensors"] = {n: np.array(t) for n, t in flow.get("tensors", {}).items()}
+    try:
+        flow: dict[str, Any] = plain(content)
+        flow["config"] = str(flow["config"])
+        # h5ad gives an array without dimensions back as a number.
+        flow["tensors"] = {n: np.array(t) for n, t in flow.get("tensors", {}).items()}
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{name}.uns[{key!r}] holds what is no flow ({str(error)[:200]}).") from error
     return flow
 
 
@@ -244,7 +247,10 @@ def read_preprocessing(adata: AnnData, key: str = _keys.FLOW, *, name: str = "ad
     """
     slot = _keys.slots(key)
     settings = adata.uns.get(slot.pp)
-    if settings is None or (int(settings["n_cells"]), int(settings["n_genes"])) != adata.shape:
+    if settings is None:
+        return None
+    told = _settings(settings, f"{name}.uns[{slot.pp!r}]", name)
+    if (told["n_cells"], told["n_genes"]) != adata.shape:
         return None
     missing = [c for c in (slot.mean, slot.sd, slot.dropout) if c not in adata.var]
     if missing:
@@ -252,10 +258,40 @@ def read_preprocessing(adata: AnnData, key: str = _keys.FLOW, *, name: str = "ad
             f"{name}.uns[{slot.pp!r}] is there, but {name}.var lacks {len(missing)} of its 3 columns{named(missing)}. "
             f"Write them anew: scflow.pp.log1p_standardize({name})."
         )
-    mean, sd, dropout = (adata.var[c].to_numpy(dtype=np.float64) for c in (slot.mean, slot.sd, slot.dropout))
-    layer = str(settings["layer"]) if "layer" in settings else None
-    statistics = GeneStatistics(mean, sd, dropout, float(settings["target_sum"]))
-    return Preprocessing(statistics, float(settings["clip"]), layer, int(settings["n_cells"]))
+    mean, sd, dropout = (_statistic(adata, column, name) for column in (slot.mean, slot.sd, slot.dropout))
+    layer = str(settings["layer"]) if settings.get("layer") is not None else None
+    statistics = GeneStatistics(mean, sd, dropout, told["target_sum"])
+    return Preprocessing(statistics, told["clip"], layer, int(told["n_cells"]))
+
+
+def _settings(settings: Any, where: str, name: str) -> dict[str, float]:
+    """Numbers that have to be above 0, out of what anybody may have written."""
+    try:
+        told = {key: float(settings[key]) for key in ("n_cells", "n_genes", "target_sum", "clip")}
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        told = {str(error)[:80]: 0.0}
+    bad = [key for key, value in told.items() if not 0 < value < np.inf]
+    if bad:
+        raise InputError(
+            f"{where} is none that scflow wrote: {bad[0]} is no number above 0. Write it anew: "
+            f"scflow.pp.log1p_standardize({name}), or drop it."
+        )
+    return told
+
+
+def _statistic(adata: AnnData, column: str, name: str) -> NDArray[np.float64]:
+    """A number for each gene."""
+    try:
+        values: NDArray[np.float64] = adata.var[column].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.full(adata.n_vars, np.nan)
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise InputError(
+            f"{name}.var[{column!r}] has no finite number for {bad} of {len(values)} genes. Write it anew: "
+            f"scflow.pp.log1p_standardize({name})."
+        )
+    return values
 
 
 @contextmanager

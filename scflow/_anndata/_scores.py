@@ -36,6 +36,8 @@ def read_scores(scores: pd.DataFrame | AnnData | Any) -> pd.DataFrame:
                 "scflow.tl.score(real, generated, reference=train)."
             )
         table = adata.uns[_keys.SCORE]
+        if not isinstance(table, pd.DataFrame):
+            raise InputError(f"scores.uns[{_keys.SCORE!r}] is a {type(table).__name__}; expected a table of scores.")
     missing = [column for column in _COLUMNS if column not in table]
     if missing or table.empty:
         raise InputError(

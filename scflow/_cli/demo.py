@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scflow import _file
 from scflow._cli.files import check_folder, write_cells, write_whole
 from scflow._cli.tables import table_of, tables_of
 
@@ -19,10 +20,24 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_LEFT = {
+    "generated.h5ad": "the new cells, counts in .layers['counts']",
+    "flow.safetensors": "the flow: scflow.Flow.load",
+    "scores.csv": "all scores, for each type too",
+    "scores.md": "the same to read",
+    "umap.png": "real and generated cells in one embedding",
+    "genes.png": "genes' means, variances and zeros",
+    "score.png": "the scores as a picture",
+    "history.png": "the loss during training",
+}
+"""What is left in the folder, and what it is."""
+
 
 def demo(options: argparse.Namespace) -> None:
     """Run the story of the README, and leave cells, flow, scores and pictures in a folder."""
     folder = check_folder(options.out)
+    for name in _LEFT:
+        _file.check_place(folder / name)
     from scflow import datasets, pp, tl
 
     say = _Teller()
@@ -76,7 +91,7 @@ def _plot(folder: Path, held_out: AnnData, new: AnnData, flow: Flow, scores: pd.
     }
     for name, draw in pictures.items():
         draw()
-        plt.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
+        write_whole(folder / f"{name}.png", lambda path: plt.savefig(path, dpi=100, bbox_inches="tight"))
         plt.close()
 
 
@@ -88,15 +103,5 @@ def _report(folder: Path, scores: pd.DataFrame) -> None:
     print("generator scores; trivial: independent Poisson counts for each type, which has to be beaten.")
     print()
     print(f"in {folder}:")
-    meaning = {
-        "generated.h5ad": "the new cells, counts in .layers['counts']",
-        "flow.safetensors": "the flow: scflow.Flow.load",
-        "scores.csv": "all scores, for each type too",
-        "scores.md": "the same to read",
-        "umap.png": "real and generated cells in one embedding",
-        "genes.png": "genes' means, variances and zeros",
-        "score.png": "the scores as a picture",
-        "history.png": "the loss during training",
-    }
-    for name, text in meaning.items():
+    for name, text in _LEFT.items():
         print(f"  {name:<18}{text}")

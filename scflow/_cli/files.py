@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scflow import _file
+from scflow import _anndata, _file
 from scflow.errors import FileError, listed
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ def check_output(path: str, *suffixes: str, overwrite: bool) -> Path:
     Raises
     ------
     FileError
-        Where the file is there already and `overwrite` is False, its folder is not there or cannot be written to, or
-        it has another suffix.
+        Where the file is there already and `overwrite` is False, its folder is not there or cannot be written to, it
+        has another suffix, or it is a device, a fifo or a socket.
     """
     found = _check_suffix(Path(path).expanduser(), suffixes)
     if found.is_dir() and not _file.is_zarr(found):
         raise FileError(f"{path!r} is a folder; expected the path of a file.")
     if found.exists() and not overwrite:
         raise FileError(f"{path!r} exists already. Give another path with --out, or --overwrite to replace it.")
-    folder = found.parent
+    folder = _file.followed(found).parent
     if not folder.is_dir():
         raise FileError(f"there is no folder {str(folder)!r} to write {found.name!r} to. Make it: mkdir -p {folder}")
     _check_writable(folder)
@@ -93,7 +93,7 @@ def read_cells(path: Path) -> AnnData:
 
 def write_cells(adata: AnnData, path: Path) -> None:
     """Write cells to an h5ad file, whole or not at all."""
-    write_whole(path, lambda made: adata.write_h5ad(made, compression="gzip"))
+    _anndata.write_cells(adata, path)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -38,7 +38,8 @@ class Steps(nn.Module):
         self.register_buffer("start", start)
         self.register_buffer("value", value)
         self.register_buffer("cumulative", cumulative)
-        row = torch.repeat_interleave(torch.arange(len(start) - 1), start.diff())
+        # The size is told, so that steps which begin anywhere take no more room than there are values.
+        row = torch.repeat_interleave(torch.arange(len(start) - 1), start.diff(), output_size=len(value))
         self.register_buffer("key", row * _SPAN + value, persistent=False)
         self.register_buffer("height", row + cumulative, persistent=False)
 

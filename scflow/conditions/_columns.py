@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scflow.conditions._embedded import Embedded
 from scflow.errors import InputError, listed, nearest
 
-__all__ = ["Categorical", "Column", "Continuous", "Kind", "as_column"]
+__all__ = ["PARSE", "Categorical", "Column", "Continuous", "Kind", "as_column"]
 
 Kind = Literal["string", "boolean", "integer", "number"]
 """What the labels were before they became text."""
@@ -120,7 +120,7 @@ class Categorical:
     def decode(self, codes: NDArray[np.float64]) -> pd.Categorical:
         """The inverse of `encode`: every category is kept, in order."""
         whole = np.where(np.isnan(codes), -1, codes).astype(np.int64)
-        back = _PARSE[self.kind]
+        back = PARSE[self.kind]
         known = [back(label) for label in self.categories]
         return pd.Categorical.from_codes(whole.tolist(), categories=pd.Index(known))
 
@@ -191,7 +191,7 @@ class Continuous:
 
 Column = Categorical | Continuous | Embedded
 
-_PARSE: dict[Kind, Callable[[str], Any]] = {
+PARSE: dict[Kind, Callable[[str], Any]] = {
     "string": str,
     "boolean": lambda label: label == "True",
     "integer": int,

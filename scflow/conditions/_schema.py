@@ -15,6 +15,7 @@ from torch import Tensor
 from scflow.conditions._columns import Categorical, Column, Continuous, as_column
 from scflow.conditions._embedded import Embedded, Parts
 from scflow.conditions._request import by_name, draw_table, spans
+from scflow.conditions._stored import columns_of
 from scflow.errors import InputError, listed, nearest
 
 __all__ = ["Conditions"]
@@ -224,20 +225,11 @@ class Conditions:
 
     @classmethod
     def from_json(cls, text: str) -> Conditions:
-        """The inverse of `to_json`."""
-        return cls(tuple(_column(entry) for entry in json.loads(text)))
+        """The inverse of `to_json`.
 
-
-def _column(entry: dict[str, Any]) -> Column:
-    if entry["type"] == "categorical":
-        return Categorical(entry["name"], tuple(entry["categories"]), entry["kind"])
-    if entry["type"] == "embedded":
-        return _embedded(entry)
-    return Continuous(entry["name"], entry["mean"], entry["sd"])
-
-
-def _embedded(entry: dict[str, Any]) -> Embedded:
-    parts = entry["parts"]
-    vectors = None if parts["vectors"] is None else tuple(tuple(vector) for vector in parts["vectors"])
-    told = Parts(tuple(parts["names"]), vectors, parts["separator"], tuple(parts["none"]))
-    return Embedded(entry["name"], told, *(tuple(entry[field]) for field in ("labels", "mean", "sd")))
+        Raises
+        ------
+        InputError
+            Where the text says what no conditions are.
+        """
+        return cls(columns_of(text))

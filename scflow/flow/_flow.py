@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
-from scflow.errors import InputError
+from scflow.errors import FileError, InputError
 from scflow.flow import _storage
 from scflow.flow._balance import groups_of
 from scflow.flow._between import End, Line, between
@@ -289,12 +289,16 @@ class Flow:
         """Write one safetensors file: tensors, the configuration as JSON in its header, and a sha256 of both.
 
         The file is written beside its place, flushed to the disk and renamed, so that it is there whole or not at all.
+        A new file has the permissions that the umask leaves, one that is replaced keeps its own. A link is followed: it
+        stays one, and what it leads to is replaced. Devices, fifos and sockets are never replaced.
 
         Raises
         ------
         FileError
-            Where the file exists and `overwrite` is false, or its folder does not.
+            Where the file exists and `overwrite` is false, or its folder does not; where it is no file; and where the
+            disk refuses, for a full one with the space that is needed.
         """
+        _storage.checked_place(path, overwrite=overwrite)
         _storage.save(self.to_content(), path, overwrite=overwrite)
 
     @classmethod
@@ -304,9 +308,15 @@ class Flow:
         Raises
         ------
         FileError
-            Where the file is missing, damaged, of another kind or of a newer format.
+            Where the file is missing, damaged, of another kind or of a newer format, or holds what no flow can be.
+            Whatever is in it, nothing of it is run, and no more memory taken than its size asks for.
         """
-        return cls.from_content(_storage.load(path))
+        try:
+            return cls.from_content(_storage.load(path))
+        except FileError as error:
+            if str(path) in str(error):
+                raise
+            raise FileError(f"'{path}' cannot be loaded. {error}") from error
 
 
 def seen_conditions(table: Tensor | None, n: int, *, most: int = 20_000) -> Tensor:

@@ -278,11 +278,35 @@ def _batch(
     times = solvers.grid(sampling.steps, start=begin, shift=sampling.shift).to(device)
     state = sampling.solver.integrate(velocity, noise * scale, times)
     tiles_of = zip(numbers, torch.split(state, TILE), conditions, strict=True)
-    x = torch.cat([decoded(flow, s, k, sampling, tile) for tile, s, k in tiles_of])[:kept].cpu().numpy()
+    x = _finite(lambda: torch.cat([decoded(flow, s, k, sampling, tile) for tile, s, k in tiles_of])[:kept].cpu(), state)
     start = noise[:kept].cpu().numpy()
     if not flow.codec.has_counts:
         return np.empty((kept, 0), np.int32), x, start, calls
     return x.astype(np.int32), state[:kept].cpu().numpy(), start, calls
+
+
+def _finite(decode: Callable[[], Tensor], state: Tensor) -> NDArray[np.float32]:
+    """What is decoded from states; an error where they, or what they expect, are beyond all numbers.
+
+    Raises
+    ------
+    InputError
+        It names what leads there: guidance, weights that are no trained ones.
+    """
+    bad = len(state) - int(state.isfinite().flatten(1).all(1).sum())
+    try:
+        x = None if bad else decode()
+    except RuntimeError as error:
+        if "Poisson" not in str(error):
+            raise
+        x = None
+    if x is None or not bool(x.isfinite().all()):
+        raise InputError(
+            f"{bad or 'Some'} of {len(state)} cells were drawn to infinity or NaN. Is guidance= large, or are the "
+            "flow's weights no trained ones? Use guidance=1, or train anew."
+        )
+    values: NDArray[np.float32] = x.numpy()
+    return values
 
 
 def _check_jumps(flow: Flow, sampling: Sampling) -> None:

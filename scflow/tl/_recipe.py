@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scflow import matching
+from scflow import _file, matching
 from scflow.conditions import Conditions
 from scflow.errors import InputError, listed, nearest
 from scflow.flow._generalising import FEWEST_CELLS, FEWEST_GROUPS, enough_groups
@@ -222,6 +222,9 @@ def trace_of(profile: bool | str | os.PathLike[str]) -> Path | None:
     path = Path("scflow_trace.json" if profile is True else profile)
     if not path.parent.is_dir():
         raise InputError(f"profile={str(path)!r} names a file in a folder that is not there. Make it, or name another.")
+    if path.is_dir():
+        raise InputError(f"profile={str(path)!r} is a folder. Name a file in it.")
+    _file.check_place(path)
     return path
 
 

@@ -81,7 +81,8 @@ def report(
     Raises
     ------
     FileError
-        Where the file is there and `overwrite` is False, its folder is not there, or the disk refuses.
+        Where the file is there and `overwrite` is False, its folder is not there or cannot be written to, it is a
+        device, a fifo or a socket, or the disk refuses.
     InputError
         As :func:`scflow.tl.score` raises it, and where there are fewer than 10 training cells.
 
@@ -130,6 +131,7 @@ def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
         raise FileError(f"Cannot write the report to '{target}': there is no folder '{target.parent}'. Make it first.")
     if target.exists() and not overwrite:
         raise FileError(f"'{target}' exists. Replace it with overwrite=True, or give another path.")
+    _file.check_place(target)
     return target
 
 

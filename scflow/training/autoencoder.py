@@ -11,6 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow.codecs import Counts
+from scflow.errors import FileError
 from scflow.training.averages import Ramp
 from scflow.training.batches import Cells, Order
 from scflow.training.effects import fit_effects
@@ -54,7 +55,10 @@ def fit_counts(
     assert isinstance(codec, Counts)
     done = None if run.checkpoints is None else run.checkpoints.finished("codec")
     if done is not None:
-        codec.load_state_dict(done)
+        try:
+            codec.load_state_dict(done)
+        except RuntimeError as error:
+            raise FileError(f"The finished codec of the run does not fit it ({str(error)[:300]}).") from error
         return codec, Trained(pd.DataFrame(), steps, interrupted=False)
     n = len(run.train)
 

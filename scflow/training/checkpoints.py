@@ -59,12 +59,14 @@ class Checkpoints:
     ------
     InputError
         Where the folder holds a run and `resume` is false, or the run in it is of other data or settings.
+    FileError
+        Where the folder cannot be made, or none of its checkpoints can be read.
     """
 
     def __init__(self, settings: Checkpoint, identity: Mapping[str, Any], *, resume: bool) -> None:
         self.settings, self.identity = settings, json.loads(json.dumps(dict(identity)))
         self.folder = Path(settings.folder)
-        if self.folder.is_file():
+        if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"checkpoint='{self.folder}' is a file. Give a folder: checkpoint='{self.folder}.run'.")
         files = self._files()
         if files and not resume:
@@ -72,9 +74,13 @@ class Checkpoints:
                 f"'{self.folder}' holds {len(files)} checkpoints of a run (the last: {files[-1].name}). Go on with it: "
                 "resume=True. To start anew, name another folder or empty this one."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"checkpoint='{self.folder}' cannot be made: {error.strerror}. Give another.") from None
         for left in self.folder.glob(".*.safetensors.*"):
-            left.unlink()  # Half written when the process was killed.
+            if _file.abandoned(left):
+                left.unlink(missing_ok=True)  # Half written when the process was killed.
         self.found = bool(files)
         if files:
             self._compare(files)
@@ -124,10 +130,9 @@ class Checkpoints:
         """Refuse to go on with a run of other data or settings."""
         for file in reversed(files):
             try:
-                run = self._read(file)[0]["run"]
-            except FileError:
+                known, now = (flat({"processes": 1, **of}) for of in (self._read(file)[0]["run"], self.identity))
+            except (FileError, KeyError, TypeError):
                 continue
-            known, now = (flat({"processes": 1, **of}) for of in (run, self.identity))
             differ = [key for key in {**known, **now} if known.get(key) != now.get(key)]
             if differ:
                 said = "; ".join(_difference(key, known.get(key), now.get(key)) for key in differ)
@@ -175,11 +180,18 @@ class Keeper:
         found = self.workers.once(lambda: self.store.latest(self.stage))
         if found is None:
             return
-        values, tensors = found[0]["values"], found[1]
-        progress.restore(values["progress"], _within("progress", tensors))
-        self.order.restore(values["order"], _within("order", tensors))
-        for i, generator in enumerate(self.generators):
-            generator.set_state(tensors[_of(i, self.workers.rank)])
+        try:
+            values, tensors = found[0]["values"], found[1]
+            progress.restore(values["progress"], _within("progress", tensors))
+            self.order.restore(values["order"], _within("order", tensors))
+            for i, generator in enumerate(self.generators):
+                generator.set_state(tensors[_of(i, self.workers.rank)])
+        except Exception as error:
+            # Whole, by its digest, but of another program's making: whatever is wrong with it, the file is at fault.
+            raise FileError(
+                f"The last checkpoint in '{self.store.folder}' does not fit this run ({type(error).__name__}: "
+                f"{str(error)[:300]}). Start anew in another folder."
+            ) from error
 
     def offer(self, progress: Stateful, step: int, *, last: bool) -> None:
         """Write a checkpoint where one is due; the last look always has one."""
@@ -212,8 +224,8 @@ def _parsed(config: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(config)
         written = int(content["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"This holds no checkpoint: its configuration cannot be read ({error}).") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise FileError(f"This holds no checkpoint: its configuration cannot be read ({str(error)[:300]}).") from error
     if written > _FORMAT:
         raise FileError(f"This checkpoint is of format {written}; this version of scflow reads up to {_FORMAT}.")
     return content

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from scflow import _file
+
 __all__ = ["traced"]
 
 _BEFORE, _WARMUP, _TRACED = 10, 2, 5
@@ -29,6 +31,12 @@ def traced(path: Path | None, device: torch.device, steps: int) -> Iterator[Call
     with profile(
         activities=[ProfilerActivity.CPU, *cuda],
         schedule=None if few else schedule(wait=_BEFORE, warmup=_WARMUP, active=_TRACED, repeat=1),
-        on_trace_ready=lambda found: found.export_chrome_trace(str(path)),
+        on_trace_ready=lambda found: _exported(found, path),
     ) as profiler:
         yield profiler.step
+
+
+def _exported(found: profile, path: Path) -> None:
+    """Write the trace, whole or not at all."""
+    with _file.beside(path) as made:
+        found.export_chrome_trace(str(made))
