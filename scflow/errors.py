@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Diverged", "FileError", "InputError", "listed", "nearest"]
+__all__ = ["Diverged", "FileError", "InputError", "OutOfMemory", "listed", "nearest"]
 
 
 class InputError(ValueError):
@@ -29,6 +29,13 @@ class Diverged(FloatingPointError):
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, Any]]:
         return type(self), (str(self), self.history)
+
+
+class OutOfMemory(MemoryError):
+    """A training that found no room for a step: the message says how large a batch was, and what takes less.
+
+    What the device or the system said is its `__cause__`.
+    """
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

@@ -98,7 +98,7 @@ def generalised(
             patience=steps,
         )
         if trained.interrupted:
-            raise KeyboardInterrupt  # there is no flow yet that could be kept
+            raise KeyboardInterrupt("Groups were still being held out: there is no flow yet that could be kept.")
         at = np.array([0, *trained.history["step"]], dtype=np.int64)
         curves.append([first, *trained.history[_COLUMN]])
     return Generalised(at, np.mean(curves, axis=0), len(curves))

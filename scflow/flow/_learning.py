@@ -232,7 +232,8 @@ def codec_of(
         settings: dict[str, Any] = {"latent": latent, "steps": steps, "effects": recipe.effects}
         codec, trained = fit_counts(counts, cells, condition, conditions.cardinalities, exact, **settings)
         if trained.interrupted:
-            raise KeyboardInterrupt  # there is no flow yet that could be kept
+            kept = "" if run.checkpoints is None else f" Its state is in '{run.checkpoints.folder}': resume=True."
+            raise KeyboardInterrupt(f"The codec was still being trained: there is no flow yet that could be kept.{kept}")
         return codec
     if recipe.space == "quantile":
         return Quantile.fit(counts)

@@ -193,7 +193,7 @@ def fit_module(
     batches = run.batches(run.generator(3))
     optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
     with run.globals(8) as shared, traced(run.trace, run.device, steps) as after_step:
-        keeper = run.keeper("flow", batches, [rng, *shared])
+        keeper = run.keeper("flow", batches, [rng, *shared], None if probe is None else probe.bins)
         return train(
             module,
             loss,
