@@ -20,12 +20,15 @@ class FileError(ValueError):
 class Diverged(FloatingPointError):
     """A training whose gradient stays infinite or NaN.
 
-    `history` is the table of the run up to there, which :func:`scflow.tl.diagnose` reads.
+    `history` is the table of the run up to there, which :func:`scflow.tl.diagnose` reads. `flow` is the best flow
+    before that, not calibrated, where a look at validation cells has found one; else None.
     """
 
     def __init__(self, message: str, history: Any) -> None:
         super().__init__(message)
         self.history = history
+        self.flow: Any = None
+        self.trained: Any = None
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, Any]]:
         return type(self), (str(self), self.history)

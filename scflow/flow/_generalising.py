@@ -97,6 +97,8 @@ def generalised(
             look_columns=(_COLUMN,),
             patience=steps,
         )
+        if trained.diverged is not None:
+            raise trained.diverged
         if trained.interrupted:
             raise KeyboardInterrupt("Groups were still being held out: there is no flow yet that could be kept.")
         at = np.array([0, *trained.history["step"]], dtype=np.int64)

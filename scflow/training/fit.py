@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from scflow.errors import Diverged
 from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
 from scflow.matching.couplings import Independent
 from scflow.training.batches import States
@@ -173,7 +175,7 @@ def fit_module(
     """Train a module, in place, by the loss of a batch's rows, and keep the average that is best by `validate`.
 
     `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one, and a hundred
-    steps, the run ends.
+    steps, the run ends. One that diverges after a look is returned as well, with the error.
     """
     settings = optimisation or Optimisation()
     every = max(1, min(500, steps // _LOOKS))
@@ -194,21 +196,28 @@ def fit_module(
     optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
     with run.globals(8) as shared, traced(run.trace, run.device, steps) as after_step:
         keeper = run.keeper("flow", batches, [rng, *shared], None if probe is None else probe.bins)
-        return train(
-            module,
-            loss,
-            batches,
-            validate,
-            optimizer,
-            plan,
-            monitor,
-            run.autocast,
-            scaler=run.scaler(),
-            keeper=keeper,
-            probe=probe,
-            after_step=after_step,
-            workers=run.workers,
-        )
+        try:
+            return train(
+                module,
+                loss,
+                batches,
+                validate,
+                optimizer,
+                plan,
+                monitor,
+                run.autocast,
+                scaler=run.scaler(),
+                keeper=keeper,
+                probe=probe,
+                after_step=after_step,
+                workers=run.workers,
+            )
+        except Diverged as error:
+            if error.trained is None:
+                raise
+            best: Trained = replace(error.trained, diverged=error)
+            error.trained = None
+            return best
 
 
 class _Losses(nn.Module):

@@ -35,12 +35,14 @@ class Trained:
     """The history of a run, the step with the best validation loss, and whether it was interrupted.
 
     `raw` are the weights of the best step as they were, by name; the module itself is left with their average.
+    `diverged` is the error that ended the run after that step, to be raised once the flow of that step is made.
     """
 
     history: pd.DataFrame
     best_step: int
     interrupted: bool
     raw: Mapping[str, Tensor] = field(default_factory=dict)
+    diverged: Diverged | None = None
 
 
 def train(
@@ -63,9 +65,9 @@ def train(
 
     `loss` takes the rows of a batch and gives its mean loss: whole, or in parts that add up to it, each made when the
     one before is done with, so that the memory of one is enough for all. `validate` gives the loss of the validation
-    cells with the weights as they are. A step whose gradient is not finite is passed over, and nothing advances: not the
-    weights, their average, the schedule or the count of steps. (On a GPU without a scaler nobody looks before the next
-    report: only the optimiser passes over the step there.)
+    cells with the weights as they are. A step whose gradient is not finite is passed over, and nothing advances: not
+    the weights, their average, the schedule or the count of steps. (On a GPU without a scaler nobody looks before the
+    next report: only the optimiser passes over the step there.)
 
     Ctrl-C ends the run after the step that is under way, a second one at once; a KeyboardInterrupt from elsewhere does
     as the second one. The best so far is kept, and with a `keeper`, but for the second one, the state. With a `keeper`
@@ -113,6 +115,8 @@ def train(
             stopped = True
         except Exception as error:
             monitor.give_up()
+            if isinstance(error, Diverged) and run.best.step:
+                error.trained = _trained(run, workers)
             found = explained(error, run, keeper)
             if found is error:
                 raise
@@ -123,9 +127,14 @@ def train(
                 load(run.parameters, run.best.weights)
                 module.eval()
     ending.pass_on()
-    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    return _trained(run, workers, interrupted=stopped or ending.asked is not None)
+
+
+def _trained(run: Progress, workers: Workers, *, interrupted: bool = False) -> Trained:
+    """What has come of a run."""
+    names = [name for name, p in run.module.named_parameters() if p.requires_grad]
     raw = dict(zip(names, (p.cpu() for p in run.best.raw), strict=True))
-    return Trained(workers.told(monitor.table()), run.best.step, stopped or ending.asked is not None, raw)
+    return Trained(workers.told(run.monitor.table()), run.best.step, interrupted, raw)
 
 
 def _look(
@@ -245,7 +254,7 @@ def _diverged(run: Progress, bad: int, step: int, row: dict[str, float]) -> Dive
     run.monitor.tell()
     return Diverged(
         f"The gradient has not been finite for {bad} steps up to step {step} (learning rate {rate:.2g}). "
-        "Nothing was kept. Try a lower rate, scflow.tl.train(..., lr=1e-4).",
+        "Try a lower rate, scflow.tl.train(..., lr=1e-4).",
         run.monitor.table(),
     )
 
