@@ -24,11 +24,10 @@ class Diverged(FloatingPointError):
     before that, not calibrated, where a look at validation cells has found one; else None.
     """
 
-    def __init__(self, message: str, history: Any) -> None:
+    def __init__(self, message: str, history: Any, flow: Any = None) -> None:
         super().__init__(message)
-        self.history = history
-        self.flow: Any = None
-        self.trained: Any = None
+        self.history, self.flow = history, flow
+        self.trained: Any = None  # What a flow is made of, on the way to where it is.
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, Any]]:
         return type(self), (str(self), self.history)

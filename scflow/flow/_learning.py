@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scflow.codecs import PCA, Codec, Embedding, GeneStatistics, Quantile, Standardized
 from scflow.codecs.statistics import library_sizes
 from scflow.conditions import Conditions
-from scflow.errors import InputError, listed
+from scflow.errors import Diverged, InputError, listed
 from scflow.flow._fields import Choice, arranged, built
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
@@ -394,9 +394,7 @@ def sound(flow: Flow, trained: Trained) -> Flow:
     Diverged
         After a look at the validation cells.
     """
-    error = trained.diverged
-    if error is None:
+    if not trained.diverged:
         return flow
-    error.flow = flow
-    error.args = (f"{error} The best flow before that, of step {trained.best_step:,}, is the error's `flow`.",)
-    raise error
+    best = f"The best flow before that, of step {trained.best_step:,}, is the error's `flow`."
+    raise Diverged(f"{trained.diverged} {best}", trained.history, flow)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +174,7 @@ def fit_module(
     """Train a module, in place, by the loss of a batch's rows, and keep the average that is best by `validate`.
 
     `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one, and a hundred
-    steps, the run ends. One that diverges after a look is returned as well, with the error.
+    steps, the run ends. One that diverges after a look is returned as well, and says so.
     """
     settings = optimisation or Optimisation()
     every = max(1, min(500, steps // _LOOKS))
@@ -215,8 +214,7 @@ def fit_module(
         except Diverged as error:
             if error.trained is None:
                 raise
-            best: Trained = replace(error.trained, diverged=error)
-            error.trained = None
+            best: Trained = error.trained
             return best
 
 

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scflow.errors import Diverged, FileError
 from scflow.training.checkpoints import Keeper
-from scflow.training.failures import explained
+from scflow.training.failures import note, of_memory, out_of_memory
 from scflow.training.history import Monitor, Probe
 from scflow.training.interrupts import Ending, listening, shielded
 from scflow.training.optim import WeightAverage, clipped, load
@@ -35,14 +35,14 @@ class Trained:
     """The history of a run, the step with the best validation loss, and whether it was interrupted.
 
     `raw` are the weights of the best step as they were, by name; the module itself is left with their average.
-    `diverged` is the error that ended the run after that step, to be raised once the flow of that step is made.
+    `diverged` is the message of the error that ended the run after that step, to be raised once its flow is made.
     """
 
     history: pd.DataFrame
     best_step: int
     interrupted: bool
     raw: Mapping[str, Tensor] = field(default_factory=dict)
-    diverged: Diverged | None = None
+    diverged: str = ""
 
 
 def train(
@@ -116,11 +116,12 @@ def train(
         except Exception as error:
             monitor.give_up()
             if isinstance(error, Diverged) and run.best.step:
-                error.trained = _trained(run, workers)
-            found = explained(error, run, keeper)
-            if found is error:
-                raise
-            raise found from error
+                error.trained = replace(_trained(run, workers), diverged=str(error))
+            # No name for what is raised: its traceback has this frame, and all of the run would wait for the collector.
+            if of_memory(error):
+                raise out_of_memory(error, run, keeper) from error
+            note(error, run, keeper)
+            raise
         finally:
             with shielded():
                 monitor.close()
