@@ -162,9 +162,8 @@ def added(before: Sequence[str], after: Sequence[str]) -> list[str]:
 def verdict(looks: Sequence[Look]) -> int:
     """Say what was found; 1 where something piles up."""
     rise, (files, threads) = slope(looks), left(looks)
-    print(
-        f"\n{len(looks)} rounds in {looks[-1].minutes:.1f} minutes: memory rises by {rise:.2f} MB a minute (most {MOST})"
-    )
+    print(f"\n{len(looks)} rounds in {looks[-1].minutes:.1f} minutes")
+    print(f"memory rises by {rise:.2f} MB a minute (most {MOST})")
     print(f"left: {len(files)} files {files}, {len(threads)} threads {threads}")
     return int(bool(files or threads or rise >= MOST))
 
