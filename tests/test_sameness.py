@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -22,7 +21,7 @@ from scflow.training import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_flows")
 
-QUICK: dict[str, Any] = {**SETTINGS, "steps": 24, "space": "genes"}
+QUICK: dict[str, Any] = {**SETTINGS, "steps": 24, "space": "genes", "noise": "gaussian"}
 RANDOM = ("random", "numpy", "torch")
 
 
@@ -97,12 +96,15 @@ def calls(adata: AnnData, flow: Flow, tmp_path: Path) -> dict[str, Callable[[], 
         "tl.verdict": lambda: scflow.tl.verdict(scored),
         "tl.encode": lambda: scflow.tl.encode(half.copy(), flow, **quick),
         "tl.log_prob": lambda: scflow.tl.log_prob(half[:20].copy(), flow, **quick),
-        "tl.interpolate": lambda: scflow.tl.interpolate(half[:10].copy(), flow, pairs=None, **quick),
+        "tl.interpolate": lambda: scflow.tl.interpolate(flow, half[:10].copy(), other[:10].copy(), n=2, **quick),
         "tl.reflow": lambda: scflow.tl.reflow(flow, n_pairs=60, steps=3, **quick),
         "tl.distill": lambda: scflow.tl.distill(flow, n_trajectories=60, steps=3, **quick),
         "tl.diagnose": lambda: scflow.tl.diagnose(flow),
-        "tl.steps": lambda: scflow.tl.steps(half.copy(), flow, other, metrics=("mmd",), **quick),
-        "tl.augment": lambda: scflow.tl.augment(adata.copy(), flow=flow, key="cell_type", n_obs=10, **quick),
+        "tl.steps": lambda: scflow.tl.steps(
+            flow, half.copy(), reference=other, metrics=("mmd",), evaluations=(2,), **quick
+        ),
+        "tl.augment": lambda: scflow.tl.augment(adata.copy(), flow=flow, n_obs={"type_2": 5}, **quick),
+        "pp.split": lambda: scflow.pp.split(adata.copy()),
         "pp.log1p_standardize": lambda: scflow.pp.log1p_standardize(adata.copy()),
         "datasets.simulate": lambda: scflow.datasets.simulate(50, 20, 2, seed=0),
         "pl.history": lambda: (scflow.pl.history(flow), plt.close("all")),
