@@ -1,4 +1,4 @@
-"""Signals, kills, and errors of callbacks and of memory: what is kept, what is said, and that the process is as it was."""
+"""Signals, kills, and errors of callbacks and of memory: what is kept, what is said, and how the process is left."""
 
 from __future__ import annotations
 
@@ -390,9 +390,11 @@ def test_handlers_are_put_back_and_others_stay() -> None:
             assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, before[0])
-    with pytest.raises(KeyboardInterrupt), shielded():
-        signal.raise_signal(signal.SIGINT)
-        done = True
+    done: list[bool] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with shielded():
+            signal.raise_signal(signal.SIGINT)
+            done.append(True)
     assert done
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 

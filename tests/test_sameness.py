@@ -1,4 +1,4 @@
-"""The same seed gives the same flow and cells, whatever is shown, kept or told on the way; and no global seed is touched."""
+"""The same seed gives the same flow, whatever is shown, kept or told on the way, and no global seed is touched."""
 
 from __future__ import annotations
 
