@@ -391,7 +391,7 @@ def test_handlers_are_put_back_and_others_stay() -> None:
     finally:
         signal.signal(signal.SIGINT, before[0])
     done: list[bool] = []
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
         with shielded():
             signal.raise_signal(signal.SIGINT)
             done.append(True)

@@ -97,8 +97,8 @@ def calls(adata: AnnData, flow: Flow, tmp_path: Path) -> dict[str, Callable[[], 
         "tl.encode": lambda: scflow.tl.encode(half.copy(), flow, **quick),
         "tl.log_prob": lambda: scflow.tl.log_prob(half[:20].copy(), flow, **quick),
         "tl.interpolate": lambda: scflow.tl.interpolate(flow, half[:10].copy(), other[:10].copy(), n=2, **quick),
-        "tl.reflow": lambda: scflow.tl.reflow(flow, n_pairs=60, steps=3, **quick),
-        "tl.distill": lambda: scflow.tl.distill(flow, n_trajectories=60, steps=3, **quick),
+        "tl.reflow": lambda: scflow.tl.reflow(flow, n_pairs=100, steps=3, **quick),
+        "tl.distill": lambda: scflow.tl.distill(flow, n_trajectories=100, steps=3, **quick),
         "tl.diagnose": lambda: scflow.tl.diagnose(flow),
         "tl.steps": lambda: scflow.tl.steps(
             flow, half.copy(), reference=other, metrics=("mmd",), evaluations=(2,), **quick
