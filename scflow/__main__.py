@@ -23,8 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when done; 1 where something in the input or the files has to be mended, and one line on standard error says
-        what; 130 when stopped by Ctrl-C.
+        0 when done; 1 where something in the input, the files or the memory has to be mended, and one line on standard
+        error says what; 130 when stopped by Ctrl-C, where `train`, `reflow` and `distill` save the best flow so far
+        first; 143 when stopped by SIGTERM, which a scheduler sends: what is being written is removed, and with
+        `--checkpoint` the state is kept after the step that is under way.
 
     Raises
     ------
@@ -38,15 +40,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(argv)
     try:
-        with _plain_warnings():
+        with _plain_warnings(), _terminating():
             _runner(options.command)(options)
-    except KeyboardInterrupt:
-        print("scflow: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"scflow: stopped{_how_to_go_on(options) or _said(stop)}", file=sys.stderr)
         return 130
-    except (InputError, FileError, OSError, FloatingPointError) as error:
+    except _Terminated:
+        print(f"scflow: stopped by SIGTERM{_how_to_go_on(options)}", file=sys.stderr)
+        return 143
+    except (InputError, FileError, OSError, FloatingPointError, MemoryError) as error:
         print(f"scflow: error: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM was sent: everything on the way out is closed or removed."""
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Raise where SIGTERM comes, instead of ending at once; a handler of someone else stays."""
+    import signal
+    import threading
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    """How the run goes on whose state was kept."""
+    folder = getattr(options, "checkpoint", None)
+    return "" if folder is None else f". Go on with the same command and --resume: the state is in {str(folder)!r}"
+
+
+def _said(stop: BaseException) -> str:
+    return f". {_one_line(stop)}" if str(stop) else ""
 
 
 def _runner(command: str) -> Callable[[argparse.Namespace], None]:
@@ -60,7 +99,8 @@ def _runner(command: str) -> Callable[[argparse.Namespace], None]:
 
 
 def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    """The message of an error with its notes, or another one."""
+    return " ".join(" ".join([str(message), *getattr(message, "__notes__", [])]).split())
 
 
 @contextmanager

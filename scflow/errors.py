@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Diverged", "FileError", "InputError", "listed", "nearest"]
+__all__ = ["Diverged", "FileError", "InputError", "OutOfMemory", "listed", "nearest"]
 
 
 class InputError(ValueError):
@@ -20,15 +20,24 @@ class FileError(ValueError):
 class Diverged(FloatingPointError):
     """A training whose gradient stays infinite or NaN.
 
-    `history` is the table of the run up to there, which :func:`scflow.tl.diagnose` reads.
+    `history` is the table of the run up to there, which :func:`scflow.tl.diagnose` reads. `flow` is the best flow
+    before that, not calibrated, where a look at validation cells has found one; else None.
     """
 
-    def __init__(self, message: str, history: Any) -> None:
+    def __init__(self, message: str, history: Any, flow: Any = None) -> None:
         super().__init__(message)
-        self.history = history
+        self.history, self.flow = history, flow
+        self.trained: Any = None  # What a flow is made of, on the way to where it is.
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, Any]]:
         return type(self), (str(self), self.history)
+
+
+class OutOfMemory(MemoryError):
+    """A training that found no room for a step: the message says how large a batch was, and what takes less.
+
+    What the device or the system said is its `__cause__`.
+    """
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

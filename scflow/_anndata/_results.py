@@ -17,6 +17,7 @@ from scflow import _keys
 from scflow._anndata._checks import checked, named
 from scflow.codecs.statistics import GeneStatistics, library_sizes
 from scflow.errors import InputError, nearest
+from scflow.training.interrupts import shielded
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -296,10 +297,13 @@ def _statistic(adata: AnnData, column: str, name: str) -> NDArray[np.float64]:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Writing to a view makes it a copy of its own, as everywhere in AnnData, and here without the warning."""
+    """Writing to a view makes it a copy of its own, as everywhere in AnnData, and here without the warning.
+
+    Whatever would interrupt this waits until all slots are written.
+    """
     from anndata import ImplicitModificationWarning
 
-    with warnings.catch_warnings():
+    with shielded(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         yield
 

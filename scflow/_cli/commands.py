@@ -43,6 +43,7 @@ def train(options: argparse.Namespace) -> None:
     if adata is not None:
         write_cells(adata, target)
         _say_saved(target, f"{adata.n_obs:,} cells with the flow in .uns[{options.key_added!r}]")
+        _stop_where_interrupted(flow)
     else:
         _save(flow, target, options)
 
@@ -180,6 +181,13 @@ def _save(flow: Flow, target: Path, options: argparse.Namespace) -> None:
     """Save a flow, and say so."""
     flow.save(target, overwrite=options.overwrite)
     _say_saved(target, repr(flow))
+    _stop_where_interrupted(flow)
+
+
+def _stop_where_interrupted(flow: Flow) -> None:
+    """What is saved is the best until Ctrl-C, and not what was asked for: whoever called is to know."""
+    if flow.provenance.get("interrupted"):
+        raise KeyboardInterrupt
 
 
 def _flow(path: Path) -> Flow | AnnData:

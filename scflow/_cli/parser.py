@@ -25,9 +25,10 @@ from counts to scores:
 
 exit status:
   0    done
-  1    something in the input or the files has to be mended; one line says what
+  1    something in the input, the files or the memory has to be mended; one line says what
   2    the command line was not understood
-  130  stopped by Ctrl-C
+  130  stopped by Ctrl-C; train, reflow and distill save the best flow until then
+  143  stopped by SIGTERM, which schedulers send; with --checkpoint the state is kept
 """
 
 

@@ -13,7 +13,7 @@ from scflow.codecs import Codec, GeneStatistics
 from scflow.conditions import Conditions
 from scflow.flow._ancestry import Ancestry, Stages
 from scflow.flow._flow import Flow, seen_conditions
-from scflow.flow._learning import Recipe, default_lr, described, facts_of
+from scflow.flow._learning import Recipe, default_lr, described, facts_of, sound
 from scflow.flow._sourcing import cells_and_codec, displaced
 from scflow.matching import Staged, noises
 from scflow.training import Run
@@ -80,7 +80,7 @@ def learn_course(
         raw={name.removeprefix("field."): weight for name, weight in trained.raw.items()},
         growth=ancestry.growth,
     )
-    return described(flow, genes, provenance, recipe)
+    return sound(described(flow, genes, provenance, recipe), trained)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scflow.errors import InputError
 from scflow.flow._flow import Flow
-from scflow.flow._learning import drawn_to_calibrate, facts_of
+from scflow.flow._learning import drawn_to_calibrate, facts_of, sound, uncalibrated
 from scflow.flow._trajectories import Teacher, Trajectories, solved_back, teacher_of, trajectories
 from scflow.matching import FlowMap, FlowMatching, Preconditioned, noises, paths
 from scflow.matching import guidance as guiding
@@ -81,6 +81,9 @@ def reflowed(
         turn = replace(run, seed=run.seed + i)
         guided = how if i == 0 else replace(how, guidance=guiding.Guidance())
         new = _reflowed_once(new, guided, time, real, share, turn)
+        if new.provenance["interrupted"]:
+            iterations = i + 1
+            break
     n_real = 0 if real is None else round(share * how.n)
     facts = {"reflow_iterations": iterations, "real_pairs": n_real, "reflow_time": type(time).__name__.lower()}
     return _finished(flow, new, how, run, "reflow", facts)
@@ -208,7 +211,7 @@ def _split(n: int, run: Run) -> Run:
 
 def _learnt(flow: Flow, field: _Velocity, trained: Trained, how: Fewer, run: Run) -> Flow:
     """The flow with its new field, on the CPU."""
-    return replace(
+    new = replace(
         flow,
         field=field.cpu().requires_grad_(False).eval(),
         codec=flow.codec.cpu(),
@@ -217,6 +220,7 @@ def _learnt(flow: Flow, field: _Velocity, trained: Trained, how: Fewer, run: Run
         raw=trained.raw,
         provenance={**flow.provenance, **facts_of(trained, run, Optimisation(), how.lr)},
     )
+    return sound(new, trained)
 
 
 def _finished(flow: Flow, new: Flow, how: Fewer, run: Run, made_by: str, facts: Mapping[str, Any]) -> Flow:
@@ -242,7 +246,10 @@ def _finished(flow: Flow, new: Flow, how: Fewer, run: Run, made_by: str, facts: 
         # Refitting on guided cells would take back what guidance did to their marginals.
         return replace(new, calibration=None if flow.calibration is None else flow.calibration.one_by_one())
     sampling = replace(new.usual, device=run.device, seed=run.seed + 1, progress=run.progress)
-    return new.recalibrated(n_drawn=drawn_to_calibrate(new.codec.dim), sampling=sampling)
+    try:
+        return new.recalibrated(n_drawn=drawn_to_calibrate(new.codec.dim), sampling=sampling)
+    except KeyboardInterrupt:
+        return uncalibrated(new)
 
 
 def check_teacher(flow: Flow, verb: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scflow.errors import Diverged
 from scflow.matching import FlowMatching, solvers
 from scflow.metrics import energy_distance
 from scflow.training import Optimisation, Run
@@ -97,8 +98,10 @@ def generalised(
             look_columns=(_COLUMN,),
             patience=steps,
         )
+        if trained.diverged:
+            raise Diverged(trained.diverged, trained.history)
         if trained.interrupted:
-            raise KeyboardInterrupt  # there is no flow yet that could be kept
+            raise KeyboardInterrupt("Groups were still being held out: there is no flow yet that could be kept.")
         at = np.array([0, *trained.history["step"]], dtype=np.int64)
         curves.append([first, *trained.history[_COLUMN]])
     return Generalised(at, np.mean(curves, axis=0), len(curves))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scflow.codecs import PCA, Codec, Embedding, GeneStatistics, Quantile, Standardized
 from scflow.codecs.statistics import library_sizes
 from scflow.conditions import Conditions
-from scflow.errors import InputError, listed
+from scflow.errors import Diverged, InputError, listed
 from scflow.flow._fields import Choice, arranged, built
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._sampling import Sampling
@@ -43,6 +43,8 @@ __all__ = [
     "learn",
     "learn_embedding",
     "network_of",
+    "sound",
+    "uncalibrated",
 ]
 
 MOVED = 20_000
@@ -160,8 +162,8 @@ def learn(
     noise = _noise(recipe.noise, codec, conditions, statistics=statistics, counts=part, condition=own)
     network = arranged(network_of(recipe, codec, conditions, run), codec, part, statistics, seed=run.seed)
     with _shown(counts, cells, codec, condition, run) as (states, run):
-        flow = _flow(states, codec, network, noise, conditions, condition, recipe, run)
-    flow = described(flow, genes, provenance, recipe)
+        flow, trained = _flow(states, codec, network, noise, conditions, condition, recipe, run)
+    flow = sound(described(flow, genes, provenance, recipe), trained)
     if not recipe.calibrate:
         return flow
     n_drawn = drawn_to_calibrate(codec.dim)
@@ -170,8 +172,13 @@ def learn(
         done = run.workers.once(lambda: flow.calibrated(part, own, n_drawn=n_drawn, sampling=sampling).calibration)
         return replace(flow, calibration=done)
     except KeyboardInterrupt:
-        warnings.warn("Interrupted while calibrating: the flow is kept, its counts are not calibrated.", stacklevel=2)
-        return flow
+        return uncalibrated(flow)
+
+
+def uncalibrated(flow: Flow) -> Flow:
+    """The flow as it is where calibrating it was interrupted, with a warning."""
+    warnings.warn("Interrupted while calibrating: the flow is kept, its counts are not calibrated.", stacklevel=3)
+    return replace(flow, calibration=None)
 
 
 def _in_memory(
@@ -210,8 +217,8 @@ def learn_embedding(
     noise = _noise(recipe.noise, codec, conditions)
     network = network_of(recipe, codec, conditions, run)
     states = states_of(Coordinates(coordinates, run.device), codec, condition)
-    flow = _flow(states, codec, network, noise, conditions, condition, recipe, run)
-    return described(flow, (), provenance, recipe)
+    flow, trained = _flow(states, codec, network, noise, conditions, condition, recipe, run)
+    return sound(described(flow, (), provenance, recipe), trained)
 
 
 def codec_of(
@@ -232,7 +239,10 @@ def codec_of(
         settings: dict[str, Any] = {"latent": latent, "steps": steps, "effects": recipe.effects}
         codec, trained = fit_counts(counts, cells, condition, conditions.cardinalities, exact, **settings)
         if trained.interrupted:
-            raise KeyboardInterrupt  # there is no flow yet that could be kept
+            kept = "" if run.checkpoints is None else f" Its state is in '{run.checkpoints.folder}': resume=True."
+            raise KeyboardInterrupt(
+                f"The codec was still being trained: there is no flow yet that could be kept.{kept}"
+            )
         return codec
     if recipe.space == "quantile":
         return Quantile.fit(counts)
@@ -318,7 +328,7 @@ def _flow(
     condition: Tensor | None,
     recipe: Recipe,
     run: Run,
-) -> Flow:
+) -> tuple[Flow, Trained]:
     """Train the field, and put everything together on the CPU; without a noise, it is of the states' variance."""
     if noise is None:
         noise = noises.MatchedVariance.of(states.states(run.train[:1024], rng=run.generator(2)))
@@ -345,7 +355,7 @@ def _flow(
     if isinstance(velocity, Preconditioned) and isinstance(recipe.objective.coupling, couplings.Independent):
         # Of data and noise that are paired otherwise, even a field that has learnt nothing stays below it.
         facts["linear_loss"] = linear_loss(velocity, recipe.objective)
-    return Flow(
+    flow = Flow(
         field=velocity.cpu().requires_grad_(False),
         codec=codec.cpu().requires_grad_(False),
         path=recipe.objective.path,
@@ -356,6 +366,7 @@ def _flow(
         provenance=facts,
         raw=trained.raw,
     )
+    return flow, trained
 
 
 def _shift(states: States, conditions: Conditions, condition: Tensor | None, run: Run) -> Shift | None:
@@ -373,3 +384,17 @@ def described(flow: Flow, genes: tuple[str, ...], provenance: Mapping[str, Any],
     done = int(history["step"].iloc[-1]) if len(history) else 0
     facts = {**provenance, **flow.provenance, "space": flow.codec.name, "steps": done, "steps_planned": recipe.steps}
     return replace(flow, genes=genes, provenance=facts)
+
+
+def sound(flow: Flow, trained: Trained) -> Flow:
+    """The flow of a training; one that has diverged raises its error, which has the flow of the best step before.
+
+    Raises
+    ------
+    Diverged
+        After a look at the validation cells.
+    """
+    if not trained.diverged:
+        return flow
+    best = f"The best flow before that, of step {trained.best_step:,}, is the error's `flow`."
+    raise Diverged(f"{trained.diverged} {best}", trained.history, flow)

@@ -14,7 +14,7 @@ from scflow.codecs import Codec, Counts, Embedding, GeneStatistics
 from scflow.conditions import Conditions
 from scflow.flow._flow import Flow, seen_conditions
 from scflow.flow._generalising import enough_groups, generalised
-from scflow.flow._learning import MOVED, Recipe, codec_of, default_lr, described, facts_of, network_of
+from scflow.flow._learning import MOVED, Recipe, codec_of, default_lr, described, facts_of, network_of, sound
 from scflow.matching import Displaced, Shift, noises
 from scflow.training import Run, Trained
 from scflow.training.answers import fit_answers
@@ -119,7 +119,7 @@ def learn_carrying(
         provenance=facts_of(trained, run, recipe.optimisation, lr) | facts,
         raw=trained.raw,
     )
-    return described(flow, genes, provenance, recipe)
+    return sound(described(flow, genes, provenance, recipe), trained)
 
 
 def cells_and_codec(

@@ -8,6 +8,7 @@ from scflow.flow import Flow
 from scflow.flow._fewer import PIECES, distilled
 from scflow.matching.distillation import Distillation
 from scflow.matching.names import DISTILLATIONS, chosen
+from scflow.tl._leaving import warn_interrupted
 from scflow.tl._options import half_the_cores
 from scflow.tl._teaching import Guidance, run_of, settings, teacher
 
@@ -37,6 +38,8 @@ def distill(
     the flow, each followed from its noise to its cell by RK4, of which nine states are kept; the averaged weights draw
     them, under conditions as they are in the training cells, and a tenth under none. The calibration of counts is made
     anew for cells drawn by the map.
+
+    Ctrl-C ends the training early and keeps the best so far, with a warning.
 
     Parameters
     ----------
@@ -90,4 +93,6 @@ def distill(
     how = settings(flow, n_trajectories, "n_trajectories", PIECES + 1, guidance, steps, lr, ("jump", draw_steps))
     run = run_of(how, batch_size, device, seed, progress)
     with half_the_cores():
-        return distilled(flow, how, loss, run)
+        new = distilled(flow, how, loss, run)
+    warn_interrupted(new, caller=3)
+    return new

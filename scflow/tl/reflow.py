@@ -14,6 +14,7 @@ from scflow.flow._fewer import Fewer, RealCells, reflowed
 from scflow.matching import times
 from scflow.matching.names import TIMES, chosen
 from scflow.tl._following import cells_of
+from scflow.tl._leaving import warn_interrupted
 from scflow.tl._options import half_the_cores, positive, whole
 from scflow.tl._teaching import Guidance, run_of, settings, teacher
 from scflow.training.batches import Cells, Coordinates
@@ -50,6 +51,8 @@ def reflow(
     of the pairs is drawn under no condition, so that guidance remains possible. The field starts with the weights that
     it has. Where cells and noise are paired by the flow, its ways no longer cross, and become straight: few steps of
     Euler's follow them. The calibration of counts is made anew for those.
+
+    Ctrl-C ends the training early and keeps the best so far, with a warning.
 
     Parameters
     ----------
@@ -112,7 +115,9 @@ def reflow(
     real_share = _share(flow, how, share, cells, asked=adata is not None)
     real = None if cells is None or not real_share else _real(flow, cells, layer, run.device)
     with half_the_cores():
-        return reflowed(flow, how, law, turns, real, real_share, run)
+        new = reflowed(flow, how, law, turns, real, real_share, run)
+    warn_interrupted(new, caller=3)
+    return new
 
 
 def _share(flow: Flow, how: Fewer, share: float | str, cells: AnnData | None, *, asked: bool) -> float:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scflow import _anndata, matching, pp
+from scflow import _anndata, matching
 from scflow.errors import InputError
 from scflow.flow import Flow, Watch
 from scflow.flow._coursing import learn_course
@@ -20,6 +19,7 @@ from scflow.flow._learning import Recipe, default_steps, learn, learn_embedding
 from scflow.flow._sourcing import learn_carrying
 from scflow.tl._course import check_alone, coupling_of
 from scflow.tl._given import Given
+from scflow.tl._leaving import Prepared, leave, warn_interrupted
 from scflow.tl._options import device_of, half_the_cores, positive, whole
 from scflow.tl._recipe import (
     batch_size_of,
@@ -37,7 +37,7 @@ from scflow.tl._recipe import (
 from scflow.tl._task import Task
 from scflow.training import Checkpoint, Checkpoints, Optimisation, Run
 from scflow.training.history import Callback
-from scflow.training.workers import CALLER, Workers, together
+from scflow.training.workers import Workers, together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -82,7 +82,8 @@ def train(
 ) -> Flow:
     """Learn the cells of `adata` by flow matching.
 
-    Everything is checked before any work starts. Ctrl-C ends the training early and keeps the best flow so far.
+    Everything is checked before any work starts. Ctrl-C ends the training early and keeps the best flow so far (see
+    Notes); whatever is raised, `adata` is as it was.
 
     Parameters
     ----------
@@ -171,7 +172,9 @@ def train(
         Data and settings must be those it was started with. Where the folder holds no run yet, one is started, so that
         one command serves for both.
     callbacks
-        Functions of one argument, called after each look at the validation cells with that row of the history.
+        Functions of one argument, called after each look at the validation cells with that row of the history. What one
+        of them raises ends the training, with a note on the step and, with `checkpoint`, the state of that step kept;
+        then those that have a `close` are closed.
     progress
         Show a progress bar (in a terminal or notebook) and say what is trained on what.
     optimisation
@@ -201,10 +204,26 @@ def train(
         For counts, conditions or options that cannot be worked with; nothing has been changed then.
     Diverged
         A FloatingPointError, where the gradient stays infinite or NaN. Its `history` says how it came to that:
-        :func:`scflow.tl.diagnose` reads it.
+        :func:`scflow.tl.diagnose` reads it. Its `flow` is the best one before that, if there was a look at one.
+    OutOfMemory
+        A MemoryError, where a step finds no room, on the GPU or elsewhere. It says how large a batch was.
+    KeyboardInterrupt
+        After Ctrl-C while there is no flow yet: before the field's training.
 
     Notes
     -----
+    **Interrupting.** Ctrl-C, or the stop button of a notebook, ends the training of the field after the step that is
+    under way, a second one at once. With `checkpoint` the state after that step is kept: `resume` goes on from there.
+    The best flow so far is calibrated (another Ctrl-C leaves that out), left in `adata` and returned with a warning;
+    its provenance says ``interrupted``. Earlier, while the codec is trained, KeyboardInterrupt is raised, and with
+    `checkpoint` the codec's state is kept. A handler for SIGINT of your own stays in place: what it raises ends the
+    step at once. With `checkpoint` SIGTERM, which schedulers send before they kill, ends the training after the step
+    that is under way too, with the state kept, and is then sent again with the handler that was there before: by
+    default it ends the process; after one of your own that returns all goes on as after Ctrl-C. In SLURM
+    ``#SBATCH --signal=TERM@120`` sends it two minutes early; where it is to be another one,
+    ``signal.signal(signal.SIGUSR1, lambda *_: signal.raise_signal(signal.SIGTERM))`` passes that on. Handlers are put
+    back before this returns, and signals are heard in the main thread alone.
+
     **Several devices and machines.** Under ``torchrun --nproc-per-node=8`` (and ``--nnodes``), or in a process group of
     the caller's own, the same call in every process trains one flow, which all of them return: PyTorch's
     DistributedDataParallel averages the gradients, with NCCL between GPUs, one for each process, and Gloo between CPUs.
@@ -274,14 +293,14 @@ def train(
     task = given.surveyed(task, run, key_added, fingerprint=keeping is not None)
     layer = None if use_rep else given.source()
     if keeping is not None or workers.size > 1:
-        prepared = _preprocessing(cells, layer, use_rep, key_added)
+        how = _preprocessing(cells, layer, use_rep, key_added)
         genes = [] if use_rep else [str(name) for name in cells.var_names]
-        run = _agreed(task, genes, recipe, run, prepared, keeping, resume)
+        run = _agreed(task, genes, recipe, run, how, keeping, resume)
     warn_of(recipe, run, carrying=carrying)
     with half_the_cores():
-        flow = _learn(cells, task, layer, use_rep, recipe, run, key_added)
-    _leave(cells, flow, key_added)
-    given.leave(key_added)
+        flow, prepared = _learn(cells, task, layer, use_rep, recipe, run, key_added)
+    leave(given, prepared, flow, key_added)
+    warn_interrupted(flow, None if run.checkpoints is None else run.checkpoints.folder)
     return flow
 
 
@@ -289,16 +308,6 @@ def _check_watch(watch: int | Watch | None, carrying: str) -> None:
     """Raise where cells are to be drawn from noise, and are carried by the option `carrying`."""
     if carrying and watch is not None:
         raise InputError(f"watch={watch!r} draws cells from noise, and with {carrying} there is none. Leave watch out.")
-
-
-def _leave(adata: AnnData, flow: Flow, key_added: str) -> None:
-    """Keep the flow in `adata`, unless a noise, path or field of the user's own has no name to be kept by."""
-    try:
-        content = flow.to_content()
-    except InputError as error:
-        warnings.warn(f"The flow is returned, but not kept in adata.uns[{key_added!r}]. {error}", stacklevel=CALLER)
-        return
-    _anndata.write_flow(adata, content, key_added)
 
 
 def _learn(
@@ -309,13 +318,12 @@ def _learn(
     recipe: Recipe,
     run: Run,
     key_added: str,
-) -> Flow:
-    """Preprocess where that was not done, say what is about to happen, and learn."""
+) -> tuple[Flow, Prepared | None]:
+    """Say what is about to happen, preprocess where that was not done, and learn; nothing is written yet."""
     n, names = task.data.shape[0], list(task.conditions.names)
     provenance: dict[str, Any] = {"n_cells": n, "seed": run.seed, "condition": names, **task.facts}
     if run.workers.size > 1:
         provenance["processes"] = run.workers.size
-    given = (task.conditions, task.condition)
     if run.progress:
         what = f"obsm[{use_rep!r}]" if use_rep else f"{adata.n_vars:,} genes in {recipe.space} space"
         steps = f"{recipe.steps:,}" if recipe.held_out == "cells" else f"at most {recipe.most_steps:,}"
@@ -324,23 +332,31 @@ def _learn(
         print(f"scflow: {task.cells_in_words()}, {what}, {how}")
     if use_rep:
         provenance["use_rep"] = use_rep
-        if task.stages is not None:
-            return learn_course(task.data, None, 0.0, task.stages, (), recipe, run, provenance)
-        if task.roles is not None:
-            return learn_carrying(task.data, None, 0.0, task.roles, *given, (), recipe, run, provenance)
-        return learn_embedding(task.data, *given, recipe, run, provenance)
-    done = _anndata.read_preprocessing(adata, key_added)
-    if done is None or done.layer != layer:
-        pp.log1p_standardize(adata, layer=layer, key_added=key_added)
-        done = _anndata.read_preprocessing(adata, key_added)
-    assert done is not None
-    provenance |= {"layer": layer or "X", "target_sum": done.statistics.target_sum}
+        return _learnt(task, None, (), recipe, run, provenance), None
+    prepared = Prepared.of(adata, layer, key_added)
+    provenance |= {"layer": layer or "X", "target_sum": prepared.how.statistics.target_sum}
     genes = tuple(str(name) for name in adata.var_names)
+    return _learnt(task, prepared.how, genes, recipe, run, provenance), prepared
+
+
+def _learnt(
+    task: Task,
+    how: _anndata.Preprocessing | None,
+    genes: tuple[str, ...],
+    recipe: Recipe,
+    run: Run,
+    provenance: dict[str, Any],
+) -> Flow:
+    """The flow of counts, or of an embedding, which is not preprocessed."""
+    statistics, clip = (None, 0.0) if how is None else (how.statistics, how.clip)
+    given = (task.conditions, task.condition)
     if task.stages is not None:
-        return learn_course(task.data, done.statistics, done.clip, task.stages, genes, recipe, run, provenance)
+        return learn_course(task.data, statistics, clip, task.stages, genes, recipe, run, provenance)
     if task.roles is not None:
-        return learn_carrying(task.data, done.statistics, done.clip, task.roles, *given, genes, recipe, run, provenance)
-    return learn(task.data, done.statistics, done.clip, *given, genes, recipe, run, provenance)
+        return learn_carrying(task.data, statistics, clip, task.roles, *given, genes, recipe, run, provenance)
+    if statistics is None:
+        return learn_embedding(task.data, *given, recipe, run, provenance)
+    return learn(task.data, statistics, clip, *given, genes, recipe, run, provenance)
 
 
 def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: bool) -> Checkpoint | None:

@@ -15,6 +15,7 @@ from scflow.tl._carrying import EVALUATIONS, Journey
 from scflow.tl._course import Trip, asked_day, not_a_course
 from scflow.tl._following import flow_of, sampling_of
 from scflow.tl._options import half_the_cores
+from scflow.training.interrupts import shielded
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -139,5 +140,6 @@ def _through(
         way, growth = trip.to([day], options)
     counts = way.counts[0] if way.counts else None
     both = (way.states[0], way.states[1])
-    _anndata.write_carried(adata, both, counts, flow.genes, trip.facts(f"{day:g}"), key)
-    _anndata.write_growth(adata, growth[0], key)
+    with shielded():
+        _anndata.write_carried(adata, both, counts, flow.genes, trip.facts(f"{day:g}"), key)
+        _anndata.write_growth(adata, growth[0], key)

@@ -80,12 +80,14 @@ def fit_counts(
     optimizer = adamw(codec, lr=lr, weight_decay=1e-4, fast=codec.fast_parameters())
     keeper = run.keeper("codec", batches, [rng])
     trained = train(codec, loss, batches, validate, optimizer, plan, monitor, run.autocast, keeper=keeper)
+    if trained.interrupted:
+        return codec, trained
     _standardize(codec, cells, condition)
     if effects == "code":
         fit_effects(codec, cells, condition, run)
     if shared:
         fit_shared(codec, cells, condition, run)
-    if run.checkpoints is not None and not trained.interrupted:
+    if run.checkpoints is not None:
         run.checkpoints.finish("codec", codec.state_dict())
     return codec, trained
 

@@ -21,7 +21,8 @@ from scflow.training.workers import ALONE, Workers, flat
 
 __all__ = ["Checkpoints", "Keeper", "State", "Stateful"]
 
-_FORMAT = 1
+_FORMAT = 2
+"""2: between looks, too, with what had been added up since the last one. 1: at looks."""
 _KIND = "scflow.Checkpoint"
 
 State = tuple[dict[str, Any], dict[str, Tensor]]
@@ -161,6 +162,13 @@ class Keeper:
         Every generator that a step draws from.
     workers
         The processes of the run, each of which has generators of its own. The first one reads and writes.
+    probe
+        What else adds up from look to look.
+
+    Attributes
+    ----------
+    written
+        The step of the last state in the folder, if there is one.
     """
 
     def __init__(
@@ -170,9 +178,11 @@ class Keeper:
         order: Stateful,
         generators: Sequence[torch.Generator],
         workers: Workers = ALONE,
+        probe: Stateful | None = None,
     ) -> None:
         self.store, self.stage, self.order, self.generators = store, stage, order, generators
-        self.workers = workers
+        self.workers, self.probe = workers, probe
+        self.written: int | None = None
         self.looks, self.since = 0, time.monotonic()
 
     def resume(self, progress: Stateful) -> None:
@@ -184,8 +194,11 @@ class Keeper:
             values, tensors = found[0]["values"], found[1]
             progress.restore(values["progress"], _within("progress", tensors))
             self.order.restore(values["order"], _within("order", tensors))
+            if self.probe is not None:
+                self.probe.restore({}, _within("probe", tensors))
             for i, generator in enumerate(self.generators):
                 generator.set_state(tensors[_of(i, self.workers.rank)])
+            self.written = int(values["progress"]["step"])
         except Exception as error:
             # Whole, by its digest, but of another program's making: whatever is wrong with it, the file is at fault.
             raise FileError(
@@ -194,7 +207,7 @@ class Keeper:
             ) from error
 
     def offer(self, progress: Stateful, step: int, *, last: bool) -> None:
-        """Write a checkpoint where one is due; the last look always has one."""
+        """Write a checkpoint where one is due; where a run ends there is always one."""
         self.looks += 1
         waited = (time.monotonic() - self.since) / 60
         minutes = self.store.settings.minutes
@@ -205,12 +218,21 @@ class Keeper:
         states = {name: state for part in self.workers.collected(own) for name, state in part.items()}
         if self.workers.first:
             self._write(progress, step, states)
-        self.looks, self.since = 0, time.monotonic()
+        self.looks, self.since, self.written = 0, time.monotonic(), step
+
+    def kept(self) -> str:
+        """Which state is in the folder, and how to go on with it."""
+        folder, what = str(self.store.folder), "flow" if self.stage == "flow" else self.stage
+        if self.written is None:
+            return f"No state of the {what} is in '{folder}' yet; resume=True starts it anew."
+        return f"The {what} of step {self.written:,} is in '{folder}': go on with resume=True."
 
     def _write(self, progress: Stateful, step: int, states: Mapping[str, Tensor]) -> None:
         values, tensors = progress.state()
         order, shuffle = self.order.state()
+        added = {} if self.probe is None else self.probe.state()[1]
         everything = {**_prefixed("progress", tensors), **_prefixed("order", shuffle), **states}
+        everything |= _prefixed("probe", added)
         self.store.write(self.stage, step, {"progress": values, "order": order}, everything)
 
 

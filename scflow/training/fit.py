@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from scflow.errors import Diverged
 from scflow.matching import Bare, FlowMatching, Preconditioned, Shift, noises, preconditioned
 from scflow.matching.couplings import Independent
 from scflow.training.batches import States
@@ -173,7 +174,7 @@ def fit_module(
     """Train a module, in place, by the loss of a batch's rows, and keep the average that is best by `validate`.
 
     `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one, and a hundred
-    steps, the run ends.
+    steps, the run ends. One that diverges after a look is returned as well, and says so.
     """
     settings = optimisation or Optimisation()
     every = max(1, min(500, steps // _LOOKS))
@@ -193,22 +194,28 @@ def fit_module(
     batches = run.batches(run.generator(3))
     optimizer = adamw(module, lr=lr, weight_decay=settings.weight_decay)
     with run.globals(8) as shared, traced(run.trace, run.device, steps) as after_step:
-        keeper = run.keeper("flow", batches, [rng, *shared])
-        return train(
-            module,
-            loss,
-            batches,
-            validate,
-            optimizer,
-            plan,
-            monitor,
-            run.autocast,
-            scaler=run.scaler(),
-            keeper=keeper,
-            probe=probe,
-            after_step=after_step,
-            workers=run.workers,
-        )
+        keeper = run.keeper("flow", batches, [rng, *shared], None if probe is None else probe.bins)
+        try:
+            return train(
+                module,
+                loss,
+                batches,
+                validate,
+                optimizer,
+                plan,
+                monitor,
+                run.autocast,
+                scaler=run.scaler(),
+                keeper=keeper,
+                probe=probe,
+                after_step=after_step,
+                workers=run.workers,
+            )
+        except Diverged as error:
+            if error.trained is None:
+                raise
+            best: Trained = error.trained
+            return best
 
 
 class _Losses(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import pandas as pd
@@ -54,7 +55,7 @@ class Monitor:
         from tqdm.auto import tqdm
 
         self.rows: list[dict[str, float]] = []
-        self.callbacks, self.columns = callbacks, (*COLUMNS, *columns)
+        self.title, self.callbacks, self.columns = title, callbacks, (*COLUMNS, *columns)
         self.bar: Any = tqdm(total=steps, desc=title, unit="step", disable=_silence(progress), leave=True)
         self.since = time.perf_counter()
         self.elapsed: float | None = None
@@ -65,7 +66,7 @@ class Monitor:
         self.elapsed = time.perf_counter() - self.since
 
     def log(self, row: dict[str, float], *, cells: int) -> None:
-        """Record a row of the history; `cells` were seen since the last one."""
+        """Record and show a row of the history; `cells` were seen since the last one."""
         elapsed = time.perf_counter() - self.since if self.elapsed is None else self.elapsed
         row["cells_per_second"] = cells / max(elapsed, 1e-9)
         self.rows.append({name: row.get(name, float("nan")) for name in self.columns})
@@ -76,9 +77,19 @@ class Monitor:
             f"rate {row['learning_rate']:.1e}",
             refresh=False,
         )
+        self.since, self.elapsed = time.perf_counter(), None
+
+    def tell(self) -> None:
+        """Call the callbacks with the last row."""
         for callback in self.callbacks:
             callback(dict(self.rows[-1]))
-        self.since, self.elapsed = time.perf_counter(), None
+        self.since = time.perf_counter()
+
+    def give_up(self) -> None:
+        """Close what the callbacks write to: nothing more will come."""
+        for callback in self.callbacks:
+            with suppress(Exception):
+                getattr(callback, "close", lambda: None)()
 
     def restore(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Go on after these rows, of which callbacks have heard already."""

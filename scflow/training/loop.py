@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from scflow.errors import Diverged
+from scflow.errors import Diverged, FileError
 from scflow.training.checkpoints import Keeper
+from scflow.training.failures import note, of_memory, out_of_memory
 from scflow.training.history import Monitor, Probe
+from scflow.training.interrupts import Ending, listening, shielded
 from scflow.training.optim import WeightAverage, clipped, load
-from scflow.training.progress import Plan, Progress, Running, Scaler
+from scflow.training.progress import Plan, Progress, Scaler
 from scflow.training.workers import ALONE, Workers
 
 __all__ = ["Loss", "Trained", "train"]
@@ -32,12 +35,14 @@ class Trained:
     """The history of a run, the step with the best validation loss, and whether it was interrupted.
 
     `raw` are the weights of the best step as they were, by name; the module itself is left with their average.
+    `diverged` is the message of the error that ended the run after that step, to be raised once its flow is made.
     """
 
     history: pd.DataFrame
     best_step: int
     interrupted: bool
     raw: Mapping[str, Tensor] = field(default_factory=dict)
+    diverged: str = ""
 
 
 def train(
@@ -60,16 +65,20 @@ def train(
 
     `loss` takes the rows of a batch and gives its mean loss: whole, or in parts that add up to it, each made when the
     one before is done with, so that the memory of one is enough for all. `validate` gives the loss of the validation
-    cells with the weights as they are. Ctrl-C ends the run and keeps the best so far. A step whose gradient is not
-    finite is passed over, and nothing advances: not the weights, their average, the schedule or the count of steps. (On
-    a GPU without a scaler nobody looks before the next report: only the optimiser passes over the step there.)
+    cells with the weights as they are. A step whose gradient is not finite is passed over, and nothing advances: not
+    the weights, their average, the schedule or the count of steps. (On a GPU without a scaler nobody looks before the
+    next report: only the optimiser passes over the step there.)
+
+    Ctrl-C ends the run after the step that is under way, a second one at once; a KeyboardInterrupt from elsewhere does
+    as the second one. The best so far is kept, and with a `keeper`, but for the second one, the state. With a `keeper`
+    SIGTERM does so too, and is then sent again, with the handler that was there before.
 
     Parameters
     ----------
     scaler
         For float16: scale, backward, unscale, clip, step, average.
     keeper
-        Writes checkpoints at looks, and puts everything back to where the last one found it.
+        Writes checkpoints at looks and where the run is ended, and puts everything back to where the last one found it.
     probe
         Asked for more columns of the history at each look.
     after_step
@@ -81,42 +90,83 @@ def train(
     Raises
     ------
     Diverged
-        After five steps in a row with a gradient that is not finite; the best weights so far are in place.
+        After five steps in a row with a gradient that is not finite; the best weights so far are in place, as they are
+        whatever is raised.
+    OutOfMemory
+        Where there was no room for a step.
     """
-    run = Progress(module, optimizer, plan, monitor, scaler)
+    run, alone = Progress(module, optimizer, plan, monitor, scaler), workers.size == 1
     if keeper is not None:
         keeper.resume(run)
-    running, source, interrupted = Running(plan.clip), iter(batches), False
+    source, stopped = iter(batches), False
     module.train()
-    try:
-        while run.step < plan.steps and run.best.age <= plan.patience:
-            stepped = _stepped(run, loss, source, precision, running, workers)
-            after_step()
-            if not stepped:
-                continue
-            if run.step % plan.every and run.step < plan.steps:
-                continue
-            row = _reported(run, running, workers)
-            run.average.settle()
-            monitor.lap()
-            row["validation_loss"] = workers.told(_validated(module, run.average, validate))
-            run.best.offer(row["validation_loss"], run.step, run.average)
-            row |= {} if probe is None else _probed(run, probe)
-            monitor.log(row, cells=int(row.pop("cells")))
-            if keeper is not None:
-                done = run.step >= plan.steps or run.best.age > plan.patience
-                keeper.offer(run, run.step, last=done)
-    except KeyboardInterrupt:
-        if workers.size > 1:
+    with listening(terminate=keeper is not None) if alone else nullcontext(Ending()) as ending:
+        try:
+            while not run.done and ending.asked is None:
+                stepped = _stepped(run, loss, source, precision, workers)
+                after_step()
+                if stepped and (run.step % plan.every == 0 or run.step >= plan.steps):
+                    _look(run, validate, keeper, probe, workers)
+            if ending.asked is not None and keeper is not None:
+                _keep(run, keeper)
+        except KeyboardInterrupt:
+            if not alone:
+                raise
+            stopped = True
+        except Exception as error:
+            monitor.give_up()
+            if isinstance(error, Diverged) and run.best.step:
+                error.trained = replace(_trained(run, workers), diverged=str(error))
+            # No name for what is raised: its traceback has this frame, and all of the run would wait for the collector.
+            if of_memory(error):
+                raise out_of_memory(error, run, keeper) from error
+            note(error, run, keeper)
             raise
-        interrupted = True
-    finally:
-        monitor.close()
-        load(run.parameters, run.best.weights)
-        module.eval()
-    names = [name for name, p in module.named_parameters() if p.requires_grad]
+        finally:
+            with shielded():
+                monitor.close()
+                load(run.parameters, run.best.weights)
+                module.eval()
+    ending.pass_on()
+    return _trained(run, workers, interrupted=stopped or ending.asked is not None)
+
+
+def _trained(run: Progress, workers: Workers, *, interrupted: bool = False) -> Trained:
+    """What has come of a run."""
+    names = [name for name, p in run.module.named_parameters() if p.requires_grad]
     raw = dict(zip(names, (p.cpu() for p in run.best.raw), strict=True))
-    return Trained(workers.told(monitor.table()), run.best.step, interrupted, raw)
+    return Trained(workers.told(run.monitor.table()), run.best.step, interrupted, raw)
+
+
+def _look(
+    run: Progress, validate: Callable[[], float], keeper: Keeper | None, probe: Probe | None, workers: Workers
+) -> None:
+    """Look at the validation cells: the best average, a row of the history, and a checkpoint where one is due."""
+    row = _reported(run, workers)
+    run.average.settle()
+    run.monitor.lap()
+    row["validation_loss"] = workers.told(_validated(run.module, run.average, validate))
+    row |= {} if probe is None else _probed(run, probe)
+    with shielded():
+        run.best.offer(row["validation_loss"], run.step, run.average)
+        run.monitor.log(row, cells=int(row.pop("cells")))
+    try:
+        run.monitor.tell()
+    except BaseException:
+        # Nothing is half done here, whatever a callback raises. Of several processes the others do not know of it.
+        if keeper is not None and workers.size == 1:
+            keeper.offer(run, run.step, last=True)
+        raise
+    if keeper is not None:
+        keeper.offer(run, run.step, last=run.done)
+
+
+def _keep(run: Progress, keeper: Keeper) -> None:
+    """The state where a run was asked to end; a disk that refuses it costs no more than that."""
+    try:
+        keeper.offer(run, run.step, last=True)
+    except FileError as error:
+        warnings.warn(f"{error} {keeper.kept()}", stacklevel=2)
 
 
 def _stepped(
@@ -124,7 +174,6 @@ def _stepped(
     loss: Loss,
     source: Iterator[Tensor],
     precision: Callable[[], AbstractContextManager[object]],
-    running: Running,
     workers: Workers,
 ) -> bool:
     """Take one step; false where it was passed over, and then nothing has advanced."""
@@ -146,9 +195,9 @@ def _stepped(
     run.bad = 0 if good else run.bad + 1
     if run.scaler is not None:
         run.scaler.update()
-    running.add(value, norm, cells)
+    run.running.add(value, norm, cells)
     if run.bad >= _BAD_STEPS + (_HALVINGS if run.scaler is not None else 0):
-        raise _diverged(run, run.bad, run.step + run.bad, running.report(workers)[0])
+        raise _diverged(run, run.bad, run.step + run.bad, run.running.report(workers)[0])
     return good
 
 
@@ -164,6 +213,7 @@ def _backward(
     # Around all parts: what autocast made of the weights is kept until the outermost context ends.
     with torch.autocast(run.parameters[0].device.type, enabled=False):
         for rows in (next(source) for _ in range(n)):
+            run.shown = len(rows)
             for value in _parts(loss, rows, precision):
                 scaled = value if n == 1 else value / n
                 (scaled if run.scaler is None else run.scaler.scale(scaled)).backward()
@@ -187,9 +237,9 @@ def _parts(loss: Loss, rows: Tensor, precision: Callable[[], AbstractContextMana
         yield part
 
 
-def _reported(run: Progress, running: Running, workers: Workers) -> dict[str, float]:
+def _reported(run: Progress, workers: Workers) -> dict[str, float]:
     """A row of the history; where nobody looked at single steps, this is where bad ones are found."""
-    row, bad = running.report(workers)
+    row, bad = run.running.report(workers)
     rate = run.rates[0] * run.plan.factor(run.step - 1)
     row |= {"step": run.step, "learning_rate": rate}
     if bad >= _BAD_STEPS or math.isnan(row["loss"]):
@@ -202,9 +252,10 @@ def _diverged(run: Progress, bad: int, step: int, row: dict[str, float]) -> Dive
     row = {"step": step, "learning_rate": run.rate, **row}
     rate, done = row["learning_rate"], row.pop("cells")
     run.monitor.log(row, cells=int(done))
+    run.monitor.tell()
     return Diverged(
         f"The gradient has not been finite for {bad} steps up to step {step} (learning rate {rate:.2g}). "
-        "Nothing was kept. Try a lower rate, scflow.tl.train(..., lr=1e-4).",
+        "Try a lower rate, scflow.tl.train(..., lr=1e-4).",
         run.monitor.table(),
     )
 

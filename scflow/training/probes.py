@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,11 +40,23 @@ class TimeBins:
         self.times.append(t)
         self.losses.append(losses.detach())
 
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What was kept since the last report."""
+        if not self.times:
+            return {}, {}
+        return {}, {"times": torch.cat(self.times), "losses": torch.cat(self.losses).float()}
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on after that; of checkpoints that were written at looks there is nothing."""
+        self.times, self.losses = ([tensors[name]] if name in tensors else [] for name in ("times", "losses"))
+
     def report(self) -> dict[str, float]:
         """Means since the last report; a bin that no cell fell into is NaN."""
         if not self.times:
             return dict(self.weights)
-        t, losses = torch.cat(self.times), torch.cat(self.losses).double()
+        where = self.times[-1].device  # what was restored is on the CPU
+        t, losses = (torch.cat([some.to(where) for some in kept]) for kept in (self.times, self.losses))
+        losses = losses.double()
         self.times, self.losses = [], []
         good = losses.isfinite()
         bins = (t[good] * BINS).long().clamp(0, BINS - 1)

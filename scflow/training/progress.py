@@ -94,8 +94,13 @@ class Progress:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.average = WeightAverage(self.parameters, plan.average, every=plan.moves)
-        self.best = Best(self.average)
-        self.step = self.bad = 0
+        self.best, self.running = Best(self.average), Running(plan.clip)
+        self.step = self.bad = self.shown = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken, or the last better look is too long ago."""
+        return self.step >= self.plan.steps or self.best.age > self.plan.patience
 
     @property
     def rate(self) -> float:
@@ -106,12 +111,15 @@ class Progress:
         """All of it: numbers, and tensors by name."""
         values = {
             "step": self.step,
-            "average": self.average.step,
+            "bad": self.bad,
+            "average": [self.average.step, self.average.waiting, self.average.kept],
             "best": [self.best.score, self.best.step, self.best.age],
             "history": self.monitor.rows,
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
         tensors = {f"module.{name}": t for name, t in self.module.state_dict().items()}
+        values["cells"], running = self.running.state()
+        tensors |= {f"running.{name}": t for name, t in running.items()}
         for name, list_ in self._lists().items():
             tensors |= {f"{name}.{i}": t for i, t in enumerate(list_)}
         for i, moments in self.optimizer.state_dict()["state"].items():
@@ -120,7 +128,12 @@ class Progress:
 
     def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Put all of it back."""
-        self.step, self.average.step = int(values["step"]), int(values["average"])
+        self.step, self.bad = int(values["step"]), int(values.get("bad", 0))
+        # Checkpoints of format 1 were written at looks alone, where nothing is outstanding.
+        average = values["average"] if isinstance(values["average"], list) else (values["average"], 0, 1.0)
+        self.average.step, self.average.waiting, self.average.kept = average
+        where, names = self.parameters[0].device, ("running.losses", "running.norms")
+        self.running.restore(values.get("cells", 0), *(tensors[n].to(where) if n in tensors else None for n in names))
         self.best.score, self.best.step, self.best.age = values["best"]
         self.monitor.restore(values["history"])
         if self.scaler is not None:
@@ -175,6 +188,17 @@ class Running:
         self.losses.append(loss)
         self.norms.append(norm)
         self.cells += cells
+
+    def state(self) -> tuple[int, dict[str, Tensor]]:
+        """How many cells, and the losses and norms, where there are any."""
+        if not self.losses:
+            return 0, {}
+        return self.cells, {"losses": torch.stack(self.losses).float(), "norms": torch.stack(self.norms).float()}
+
+    def restore(self, cells: int, losses: Tensor | None, norms: Tensor | None) -> None:
+        """Go on after these steps."""
+        self.cells = cells
+        self.losses, self.norms = ([] if some is None else list(some) for some in (losses, norms))
 
     def report(self, workers: Workers = ALONE) -> tuple[dict[str, float], int]:
         """The means, how many steps at the end were bad, and a new start; only here the host waits for the device."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scflow.errors import InputError
 from scflow.training.batches import Batches, Order
-from scflow.training.checkpoints import Checkpoints, Keeper
+from scflow.training.checkpoints import Checkpoints, Keeper, Stateful
 from scflow.training.history import Callback
 from scflow.training.progress import Scaler
 from scflow.training.workers import ALONE, Workers
@@ -102,9 +102,13 @@ class Run:
             raise InputError(f"{n} cells to learn from are shared by {size} processes. Start {max(n, 1)} at most.")
         return self.order(self.train, min(self.batch_size * size, n) // size * size, rng)
 
-    def keeper(self, stage: str, order: Batches, generators: Sequence[torch.Generator]) -> Keeper | None:
+    def keeper(
+        self, stage: str, order: Batches, generators: Sequence[torch.Generator], probe: Stateful | None = None
+    ) -> Keeper | None:
         """What keeps the state of a stage."""
-        return None if self.checkpoints is None else Keeper(self.checkpoints, stage, order, generators, self.workers)
+        if self.checkpoints is None:
+            return None
+        return Keeper(self.checkpoints, stage, order, generators, self.workers, probe)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
