@@ -123,6 +123,7 @@ def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> 
         Where there is none, or what is there is no flow.
     """
     adata = checked(adata, name=name, backed=True)
+    _keys.slots(key)
     if key not in adata.uns:
         keys = [str(k) for k in adata.uns]
         raise InputError(
@@ -240,11 +241,26 @@ def read_preprocessing(adata: AnnData, key: str = _keys.FLOW, *, name: str = "ad
     Raises
     ------
     InputError
-        Where the settings are there but columns of `.var` are not.
+        Where the settings are there but columns of `.var` are not, or are none of ours.
     """
     slot = _keys.slots(key)
     settings = adata.uns.get(slot.pp)
-    if settings is None or (int(settings["n_cells"]), int(settings["n_genes"])) != adata.shape:
+    if settings is None:
+        return None
+    try:
+        return _preprocessing(adata, settings, slot, name)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{name}.uns[{slot.pp!r}] holds {repr(settings)[:60]}, and not what scflow.pp.log1p_standardize writes. "
+            f"Write it anew: scflow.pp.log1p_standardize({name})."
+        ) from None
+
+
+def _preprocessing(adata: AnnData, settings: Any, slot: _keys.Slots, name: str) -> Preprocessing | None:
+    """What the settings say, and the columns of `.var` beside them."""
+    if (int(settings["n_cells"]), int(settings["n_genes"])) != adata.shape:
         return None
     missing = [c for c in (slot.mean, slot.sd, slot.dropout) if c not in adata.var]
     if missing:
