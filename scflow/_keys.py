@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scflow.errors import InputError
+
 __all__ = [
     "AUGMENT",
     "COUNTS",
@@ -100,6 +102,11 @@ class Slots:
 def slots(key_added: str = "scflow") -> Slots:
     """The slots' names with `key_added` in the place of `"scflow"`.
 
+    Raises
+    ------
+    InputError
+        Where it cannot be part of a name: a "/" opens a group in an h5ad file.
+
     Examples
     --------
     >>> slots("b_cells").mean
@@ -107,6 +114,11 @@ def slots(key_added: str = "scflow") -> Slots:
     >>> slots().state
     'X_scflow'
     """
+    if not isinstance(key_added, str) or not key_added.strip() or "/" in key_added or "\0" in key_added:
+        raise InputError(
+            f"key_added={key_added!r} cannot be part of the slots' names. Give a word without '/', such as "
+            "key_added='scflow'."
+        )
     return Slots(
         flow=key_added,
         mean=f"{key_added}_mean",

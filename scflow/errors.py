@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Diverged", "FileError", "InputError", "OutOfMemory", "listed", "nearest"]
+__all__ = ["Diverged", "FileError", "InputError", "OutOfMemory", "check_seed", "listed", "nearest"]
 
 
 class InputError(ValueError):
@@ -38,6 +39,23 @@ class OutOfMemory(MemoryError):
 
     What the device or the system said is its `__cause__`.
     """
+
+
+def check_seed(seed: Any) -> int:
+    """A seed that every generator takes: a whole number from 0 to below 2**63.
+
+    Raises
+    ------
+    InputError
+        Where it is none.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise InputError(f"seed={seed!r} is no seed. Give a whole number from 0 up, below 2**63, such as seed=0.")
+    return number
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

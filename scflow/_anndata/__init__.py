@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scflow._anndata._annotations import match_genes, obs_column, read_conditions, read_embedding
 from scflow._anndata._carried import cells_at, rows_in_time, write_carried, write_growth, write_velocity
-from scflow._anndata._checks import checked
+from scflow._anndata._checks import check_sliced, checked
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._embedded import read_parts, write_parts
 from scflow._anndata._growing import Growing, growing, write_cells
@@ -31,6 +31,7 @@ __all__ = [
     "Store",
     "Survey",
     "cells_at",
+    "check_sliced",
     "checked",
     "counts_layer",
     "growing",

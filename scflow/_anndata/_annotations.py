@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scflow._anndata._checks import check_gene_names, checked, is_sparse, named
+from scflow._anndata._checks import check_gene_names, checked, is_sparse, named, unmasked
 from scflow.conditions import as_column
 from scflow.errors import InputError, listed, nearest
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["match_genes", "obs_column", "read_conditions", "read_embedding"]
 
 
+_FAR = 1e15
+"""The largest coordinate or condition: squares of larger ones do not add up in single precision."""
+
+
 def obs_column(adata: AnnData, column: str, *, name: str = "adata") -> pd.Series[Any]:
     """`.obs[column]`, with a value for every cell.
 
     Raises
     ------
     InputError
-        Where the column is not there, or has no value for some cells.
+        Where the column is not there, has no value for some cells, or holds lists or other containers.
     """
     columns = [str(c) for c in adata.obs.columns]
     if column not in columns:
@@ -44,7 +48,22 @@ def obs_column(adata: AnnData, column: str, *, name: str = "adata") -> pd.Series
             f"{str(adata.obs_names[missing[0]])!r}). Drop them with {name}[{here}.notna()], or fill them."
         )
     series: pd.Series[Any] = values
+    _check_scalars(series, column, name)
     return series
+
+
+def _check_scalars(values: pd.Series[Any], column: str, name: str) -> None:
+    """Raise where a cell has several values, in a list or another container."""
+    if values.dtype != object:
+        return
+    several = [i for i, value in enumerate(values) if not pd.api.types.is_scalar(value)]
+    if several:
+        first = values.iloc[several[0]]
+        raise InputError(
+            f"obs[{column!r}] holds a {type(first).__name__} for {len(several)} of {len(values)} cells (first: "
+            f"{str(values.index[several[0]])!r}). Expected one value a cell, a label or a number: "
+            f"{name}.obs[{column!r}] = {name}.obs[{column!r}].astype(str)."
+        )
 
 
 def read_conditions(adata: AnnData, condition: str | Sequence[str] | None, *, name: str = "adata") -> pd.DataFrame:
@@ -99,10 +118,11 @@ def _condition(values: pd.Series[Any], column: str) -> pd.Series[Any]:
                 f"obs[{column!r}] has another label for every one of the {n_cells} cells, as a barcode has: nothing "
                 "can be learnt from it. Expected labels that cells share: leave it out of condition."
             )
-    elif not np.isfinite(series.to_numpy()).all():
-        infinite = np.flatnonzero(~np.isfinite(series.to_numpy()))
+    elif not (np.abs(series.to_numpy()) <= _FAR).all():
+        infinite = np.flatnonzero(~(np.abs(series.to_numpy()) <= _FAR))
+        how = "beyond 1e15" if np.isfinite(series.to_numpy()[infinite]).all() else "infinite"
         raise InputError(
-            f"obs[{column!r}] is infinite for {infinite.size} of {n_cells} cells (first: "
+            f"obs[{column!r}] is {how} for {infinite.size} of {n_cells} cells (first: "
             f"{str(series.index[infinite[0]])!r}). Expected finite numbers: drop those cells, or fill them."
         )
     return series
@@ -114,7 +134,7 @@ def read_embedding(adata: AnnData, use_rep: str, *, name: str = "adata") -> NDAr
     Raises
     ------
     InputError
-        Where it is not there, is not a table of numbers, or holds NaN or infinite values.
+        Where it is not there, is not a table of numbers, or holds NaN, infinite values or some beyond 1e15.
     """
     adata = checked(adata, name=name)
     if use_rep not in adata.obsm:
@@ -123,20 +143,22 @@ def read_embedding(adata: AnnData, use_rep: str, *, name: str = "adata") -> NDAr
             f"{name}.obsm has no {use_rep!r}.{nearest(use_rep, keys)} Embeddings{named(keys)}. "
             f"Compute one first, such as sc.pp.pca({name}) for use_rep='X_pca'."
         )
-    values = adata.obsm[use_rep]
+    values = unmasked(adata.obsm[use_rep], f"{name}.obsm[{use_rep!r}]")
     dense = values.toarray() if is_sparse(values) else np.asarray(values)
     if dense.ndim != 2 or dense.shape[1] == 0 or dense.dtype.kind not in "biuf":
         raise InputError(
             f"{name}.obsm[{use_rep!r}] has shape {dense.shape} and data type {dense.dtype}; expected numbers "
             "[n_cells, n_dimensions]."
         )
-    result: NDArray[np.float32] = np.ascontiguousarray(dense, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(result).all(axis=1))
-    if bad.size:
-        raise InputError(
-            f"{name}.obsm[{use_rep!r}] holds NaN or infinite values in {bad.size} of {adata.n_obs} cells (first: "
-            f"{str(adata.obs_names[bad[0]])!r}). Expected finite numbers: compute it anew, or drop those cells."
-        )
+    with np.errstate(over="ignore"):
+        result: NDArray[np.float32] = np.ascontiguousarray(dense, dtype=np.float32)
+    for what, fine in (("NaN or infinite values", np.isfinite(dense)), ("values beyond 1e15", np.abs(result) <= _FAR)):
+        bad = np.flatnonzero(~fine.all(axis=1))
+        if bad.size:
+            raise InputError(
+                f"{name}.obsm[{use_rep!r}] holds {what} in {bad.size} of {adata.n_obs} cells (first: "
+                f"{str(adata.obs_names[bad[0]])!r}). Expected finite numbers: compute it anew, or drop those cells."
+            )
     return result
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow import _keys
-from scflow._anndata._checks import check_gene_names, checked, is_sparse, named
+from scflow._anndata._checks import check_gene_names, checked, is_sparse, named, unmasked
 from scflow.errors import InputError, listed, nearest
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ __all__ = ["as_csr", "bad_values", "counts_layer", "holds_counts", "kinds_listed
 
 CHUNK = 1 << 20
 """Values looked at in one go."""
+
+MOST = 2**30
+"""The largest count: no cell has as many molecules, and what is drawn like it fits into 32 bits."""
 
 EXACT: dict[np.dtype[Any], int] = {np.dtype(np.float32): 1 << 24, np.dtype(np.float64): 1 << 53}
 """The largest whole number up to which every whole number has a value of its own."""
@@ -72,8 +75,8 @@ def read_counts(
     Raises
     ------
     InputError
-        Where a value is NaN, infinite, negative or no whole number; where gene names repeat; where there are no cells
-        or genes, cells without counts, or no gene that varies.
+        Where a value is NaN, infinite, negative, above 2**30 or no whole number; where gene names repeat; where
+        there are no cells or genes, cells without counts, or no gene that varies.
     """
     adata = checked(adata, name=name)
     if adata.n_vars == 0:
@@ -102,6 +105,7 @@ def as_csr(values: Any, where: str) -> sparse.csr_matrix:
             f"{where} is a {type(values).__module__}.{type(values).__name__}; expected an array or a sparse matrix in "
             "memory. Load it first: adata = adata.to_memory()."
         )
+    values = unmasked(values, where)
     if values.dtype.kind not in "biuf":
         raise InputError(
             f"{where} has the data type {values.dtype}, which holds no counts. Expected whole numbers: convert it with "
@@ -173,9 +177,12 @@ def _check_values(adata: AnnData, counts: sparse.csr_matrix, layer: str | None, 
     )
 
 
+_TOO_LARGE = "above 2**30"
+
+
 def bad_values(counts: sparse.csr_matrix) -> tuple[dict[str, int], int, int, float] | None:
     """Look at every stored value: how many of each kind are no counts, and the first one's row, column and value."""
-    found = {"NaN": 0, "infinite": 0, "negative": 0, "not whole numbers": 0}
+    found = {"NaN": 0, "infinite": 0, "negative": 0, "not whole numbers": 0, _TOO_LARGE: 0}
     first = -1
     for start in range(0, counts.data.size, CHUNK):
         values = counts.data[start : start + CHUNK]
@@ -187,7 +194,9 @@ def bad_values(counts: sparse.csr_matrix) -> tuple[dict[str, int], int, int, flo
         found["NaN"] += int(nan.sum())
         found["infinite"] += int(infinite.sum())
         found["negative"] += int((negative & ~infinite).sum())
-        found["not whole numbers"] += int((bad & ~nan & ~infinite & ~negative).sum())
+        large = ~infinite & (values > MOST)
+        found[_TOO_LARGE] += int(large.sum())
+        found["not whole numbers"] += int((bad & ~nan & ~infinite & ~negative & ~large).sum())
     if first < 0:
         return None
     row = int(np.searchsorted(counts.indptr, first, side="right")) - 1
@@ -200,8 +209,8 @@ def kinds_listed(kinds: Mapping[str, int]) -> str:
 
 
 def _not_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """True where a value is NaN, infinite, negative or no whole number."""
-    bad: NDArray[np.bool_] = ~(np.isfinite(values) & (values >= 0) & (np.rint(values) == values))
+    """True where a value is NaN, infinite, negative, too large or no whole number."""
+    bad: NDArray[np.bool_] = ~((values >= 0) & (values <= MOST) & (np.rint(values) == values))
     return bad
 
 

@@ -20,6 +20,7 @@ __all__ = ["read_parts", "write_parts"]
 def write_parts(adata: AnnData, column: str, parts: Parts, key_added: str = _keys.FLOW) -> None:
     """Write what the labels of `.obs[column]` are made of to `.uns["scflow_embed"]`, by `key_added`."""
     slot = _keys.slots(key_added).embed
+    read_parts(adata, key_added)
     entry = {
         "parts": parts.names,
         "vectors": None if parts.vectors is None else np.array(parts.vectors, dtype=np.float64),

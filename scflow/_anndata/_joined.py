@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow import _keys
-from scflow._anndata._checks import is_sparse
+from scflow._anndata._checks import check_sliced, is_sparse
 from scflow._anndata._counts import counts_layer, read_counts
 from scflow._anndata._results import storable
 from scflow._anndata._units import Units
@@ -57,6 +57,7 @@ def read_units(adata: AnnData, layer: str | None) -> Matrices:
     InputError
         Where `.X` is none of counts, normalised counts and their log1p: new cells could have no `.X`.
     """
+    check_sliced(adata)
     source, counts = counts_layer(adata, layer), read_counts(adata, layer, for_training=False)
     where = "adata.X" if source is None else f"adata.layers[{source!r}]"
     x = None if adata.X is None else Units.of(adata.X, counts)
@@ -190,10 +191,11 @@ def _under(values: Any, new: sparse.csr_matrix | None, names: pd.Index[Any]) -> 
         kind = values.dtype if values.dtype.kind in "fc" else np.dtype(np.float64)
         below = np.full((n_new, *values.shape[1:]), np.nan, dtype=kind)
     else:
-        below = new.astype(_holding(values.dtype, new))
+        kind = _holding(values.dtype, new)
+        below = new.astype(kind) if is_sparse(values) else new.toarray().astype(kind)
     if is_sparse(values):
         return sparse.vstack([values, type(values)(below)], format=values.format)
-    return np.concatenate([np.asarray(values), below.toarray() if is_sparse(below) else below])
+    return np.concatenate([np.asarray(values), below])
 
 
 def _holding(dtype: np.dtype[Any], new: sparse.csr_matrix) -> np.dtype[Any]:

@@ -124,6 +124,7 @@ def read_flow(adata: AnnData, key: str = _keys.FLOW, *, name: str = "adata") -> 
         Where there is none, or what is there is no flow.
     """
     adata = checked(adata, name=name, backed=True)
+    _keys.slots(key)
     if key not in adata.uns:
         keys = [str(k) for k in adata.uns]
         raise InputError(
@@ -244,7 +245,7 @@ def read_preprocessing(adata: AnnData, key: str = _keys.FLOW, *, name: str = "ad
     Raises
     ------
     InputError
-        Where the settings are there but columns of `.var` are not.
+        Where the settings are there but columns of `.var` are not, or are none of ours.
     """
     slot = _keys.slots(key)
     settings = adata.uns.get(slot.pp)

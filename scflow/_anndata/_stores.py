@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scflow import _keys
-from scflow._anndata._checks import check_gene_names, named
+from scflow._anndata._checks import check_gene_names, check_names, named
 from scflow._anndata._counts import holds_counts
 from scflow._anndata._matrices import Entry, Joined, Matrix, matrix_of
 from scflow.errors import InputError, listed, nearest
@@ -121,6 +121,7 @@ def opened(
     found = _any(cells, _Asked(use_rep, key_added), name)
     if found is None:
         return None
+    check_names(found.cells, name=found.name)
     check_gene_names(found.cells, name=found.name)
     if found.cells.n_obs == 0:
         raise InputError(f"{found.name} has 0 cells ({found.cells.n_vars} genes). Check the filter that made it.")

@@ -49,7 +49,10 @@ class Units:
         rows = np.unique(np.linspace(0, counts.shape[0] - 1, _LOOK).astype(np.int64))
         some = sparse.csr_matrix(counts[rows])
         some.sort_indices()
-        found = sparse.csr_matrix(values[rows])
+        looked: Any = values[rows]
+        if not sparse.issparse(looked):  # scipy takes no half precision, and no bytes in another machine's order
+            looked = np.asarray(looked, dtype=np.float64)
+        found = sparse.csr_matrix(looked)
         found.sum_duplicates()
         found.eliminate_zeros()
         same = np.array_equal(found.indptr, some.indptr) and np.array_equal(found.indices, some.indices)

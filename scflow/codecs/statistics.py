@@ -189,7 +189,11 @@ def checked_target(target_sum: float | str) -> float:
     InputError
         Where it is not a positive one.
     """
-    if isinstance(target_sum, str) or not np.isfinite(target_sum) or target_sum <= 0:
+    if (
+        not isinstance(target_sum, (int, float, np.integer, np.floating))
+        or not np.isfinite(target_sum)
+        or target_sum <= 0
+    ):
         raise InputError(
             f"target_sum={target_sum!r} is neither a positive number of counts per cell nor 'median'. "
             "Use target_sum=1e4."

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import expit, logit
 
-from scflow.errors import InputError
+from scflow.errors import InputError, check_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def simulate(
         raise InputError(f"library_size is {library_size}; a number above 0 is expected, such as library_size=2000.")
     if not dropout < 1:
         raise InputError(f"dropout is {dropout}; a rate from 0 to below 1 is expected, such as dropout=0.1.")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     profiles = _profiles(n_types, n_genes, gene_sd=gene_sd, type_effect=type_effect, rng=rng)
     truth = _Truth(
         profiles=profiles,

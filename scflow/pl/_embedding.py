@@ -38,12 +38,23 @@ __all__ = [
 
 Points = NDArray[np.float32]
 
+_FAR = 1e15
+"""The largest number that is painted."""
+
 _NAMES = {"umap": "UMAP", "pca": "PC", "tsne": "t-SNE", "draw_graph_fa": "FA", "diffmap": "DC", "phate": "PHATE"}
 
 
 def column_of(adata: AnnData, color: str, name: str) -> pd.Series[Any]:
     """A column of `.obs` to paint cells by: categories or numbers, a value for every cell."""
-    return as_column(obs_column(adata, color, name=name), color)
+    column = as_column(obs_column(adata, color, name=name), color)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        far = int((~(np.abs(column.to_numpy()) <= _FAR)).sum())
+        if far:
+            raise InputError(
+                f"{name}.obs[{color!r}] is infinite or beyond 1e15 for {far} of {len(column)} cells, and no scale of "
+                "colours holds that. Expected finite numbers: drop those cells, or fill them."
+            )
+    return column
 
 
 def two_of(points: Points, components: tuple[int, int], what: str) -> Points:
@@ -115,7 +126,8 @@ def principal(fitted: Points, *others: Points, n: int = 50) -> list[Points]:
     """Principal components of the first, and the others in them, centred on the first one's mean."""
     from sklearn.decomposition import PCA
 
-    model = PCA(min(n, *fitted.shape), random_state=0).fit(fitted)
+    with np.errstate(invalid="ignore"):  # shares of no variance, where all points are one
+        model = PCA(min(n, *fitted.shape), random_state=0).fit(fitted)
     return [model.transform(points).astype(np.float32) for points in (fitted, *others)]
 
 
@@ -125,7 +137,7 @@ def umap_model(n: int, seed: int) -> Any:
 
     # One thread: with several, the same seed gives another picture every time. Few cells have no spectral layout.
     start = "spectral" if n > 20 else "random"
-    return UMAP(n_neighbors=min(15, n - 1), min_dist=0.3, init=start, random_state=seed, n_jobs=1)
+    return UMAP(n_neighbors=min(15, n - 1), min_dist=0.3, init=start, random_state=seed % 2**32, n_jobs=1)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scflow.errors import InputError
+from scflow.errors import InputError, check_seed
 from scflow.metrics import log_normalised, profile
 from scflow.metrics.genes import correlations
+from scflow.pl._choices import check_whole
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def correlation(
     >>> adata = scflow.datasets.pbmc68k()
     >>> axes = scflow.pl.correlation(adata[:400], adata[400:])  # doctest: +SKIP
     """
+    check_seed(seed)
+    check_whole(n_genes, "n_genes", least=0)
     if n_genes < 3:
         raise InputError(f"n_genes={n_genes!r} makes no picture; expected at least 3, such as n_genes=200.")
     counts = shared_counts({"real": real, "generated": generated}, layer)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scflow.errors import InputError
+from scflow.errors import InputError, check_seed
 from scflow.metrics import Space
 from scflow.metrics.neighbours import nearest_distances, radii
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
@@ -95,7 +95,7 @@ def neighbours(
             f"{_LEAST} of each. Hold out, or generate, more."
         )
     axes = axes_of(ax, 2, 4.8, 3.6)
-    found = _measured(clouds[0], clouds[1], clouds[2], np.random.default_rng(seed))
+    found = _measured(clouds[0], clouds[1], clouds[2], np.random.default_rng(check_seed(seed)))
     for one, side, name, color in zip(axes, found, ("generated", "real held-out"), (GENERATED, REAL), strict=True):
         _draw(one, side, name, color)
     return axes

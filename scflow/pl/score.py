@@ -56,7 +56,7 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
             f"{listed(conditions, most=20)}."
         )
     rows = table[table["condition"].astype(str) == condition].reset_index(drop=True)
-    scale = (rows["trivial"] - rows["floor"]).abs().to_numpy(dtype=np.float64)
+    scale = (rows["trivial"] - rows["floor"]).abs().to_numpy(dtype=np.float64, copy=True)
     scale[~(scale > 0)] = np.nan
     placed = rows[["value", "low", "high", "trivial"]].sub(rows["floor"], axis=0).div(scale, axis=0)
     # Where nothing sets the scale, as with duplicates that no real set has, any distance is beyond it.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from scflow import _keys
 from scflow._anndata import checked, obs_column, read_embedding
-from scflow.errors import InputError, listed
+from scflow.errors import InputError, check_seed, listed
 from scflow.metrics import Space
-from scflow.pl._choices import check_known
+from scflow.pl._choices import check_known, check_whole
 from scflow.pl._embedding import (
     Points,
     axis_names,
@@ -145,6 +145,7 @@ def _check(paths: AnnData, slot: _keys.Slots, basis: str | None, max_cells: int)
         )
     if basis is not None:
         check_known(basis, _BASES, "basis")
+    check_whole(max_cells, "max_cells", least=0)
     if max_cells < 1:
         raise InputError(f"max_cells={max_cells!r} leaves nothing to draw; expected at least 1, such as max_cells=100.")
 
@@ -164,7 +165,7 @@ def _lines(paths: AnnData, slot: _keys.Slots, max_cells: int, seed: int) -> _Lin
             f"paths.obs[{slot.time!r}] has one time ({time[0]:g}) for all {len(names)} cells; a line needs two. Ask "
             "scflow.tl.trajectory for more of them."
         )
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:max_cells])
+    chosen = np.sort(np.random.default_rng(check_seed(seed)).permutation(len(names))[:max_cells])
     rows = np.flatnonzero(np.isin(cell, chosen))
     rows = rows[np.lexsort((time[rows], cell[rows]))]
     starts = np.flatnonzero(np.diff(cell[rows], prepend=-1))

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scflow import _keys
 from scflow._anndata import checked, read_embedding
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, check_seed, listed, nearest
 from scflow.metrics import Space
 from scflow.pl._choices import check_known
 from scflow.pl._embedding import (
@@ -107,6 +107,7 @@ def transport(
     _check(adatas[0], slot, basis)
     names = ("carried", "carried", "real")
     columns = [] if color is None else [column_of(adata, color, name) for adata, name in zip(adatas, names)]
+    check_seed(seed)
     points, labels = _placed(adatas, slot, basis, components, use_rep, layer, seed)
     axes = axes_of(ax, len(points), 4.4, 4.2)
     size = size_of(max(map(len, points)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from scflow.errors import InputError
+from scflow.errors import InputError, check_seed
 from scflow.metrics import Space
 from scflow.pl._embedding import Points, column_of, frame, legend_beside, painted, same_threads, size_of, umap_model
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
@@ -65,6 +65,7 @@ def umap(
     >>> adata = scflow.datasets.pbmc68k()
     >>> axes = scflow.pl.umap(adata[:400], adata[400:], color="cell_type")  # doctest: +SKIP
     """
+    check_seed(seed)
     adatas = {"real": real, "generated": generated}
     counts = shared_counts(adatas, layer)
     columns = [] if color is None else [column_of(adata, color, name) for name, adata in adatas.items()]

@@ -112,7 +112,10 @@ def _that_occur(labels: Sequence[str], key: str, separator: str, none: tuple[str
     reader = Parts((), None, separator, none)
     names = sorted({part for label in labels for part in reader.split(label) if part and part not in none})
     if not names:
-        raise InputError(f"none={listed(none)} leaves no part of the labels of obs[{key!r}] ({listed(labels)}).")
+        raise InputError(
+            f"none={listed(none)} leaves no part of the labels of obs[{key!r}] ({listed(labels)}). Leave it "
+            "out, or embed a column whose labels have parts."
+        )
     parts = Parts(tuple(names), None, separator, none)
     parts.check(labels, key)
     return parts

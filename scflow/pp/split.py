@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from scflow._anndata import checked, obs_column
-from scflow.errors import InputError
+from scflow._anndata import check_sliced, checked, obs_column
+from scflow.errors import InputError, check_seed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,13 +61,14 @@ def split(
     (7, 3)
     """
     checked(adata)
+    check_sliced(adata)
     size = _size(test_size, adata.n_obs)
     if stratify is not None and groups is not None:
         raise InputError(
             f"split was given both stratify={stratify!r} and groups={groups!r}, and whole groups cannot keep every "
             "category's share. Give one of them."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     if groups is not None:
         held_out = _by_groups(_codes(adata, [groups]), size, groups, rng)
     else:

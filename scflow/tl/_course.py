@@ -42,6 +42,8 @@ __all__ = [
 
 EVALUATIONS = 24
 """How often the field is evaluated an interval unless asked otherwise."""
+_LATEST = 1e15
+"""The latest time: the squares of later ones overflow."""
 _FEWEST = 2
 """Cells of a time point."""
 _USUAL = {"path": "linear", "noise": "auto"}
@@ -128,17 +130,19 @@ def real_times(adata: AnnData, column: str, *, name: str = "adata") -> NDArray[n
         Where the column is not there, lacks values or holds anything else than finite numbers.
     """
     values = _anndata.obs_column(adata, column, name=name)
-    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+    values = values.infer_objects() if values.dtype == object else values
+    if not pd.api.types.is_numeric_dtype(values.dtype) or values.dtype.kind in "bc":
         raise InputError(
             f"obs[{column!r}] holds {values.dtype} such as {str(values.iloc[0])!r}, and not numbers: how far apart "
             f"time points are has to be known. Make them numbers: {name}.obs[{column!r}] = "
             f"{name}.obs[{column!r}]{_into_numbers(values)}."
         )
     times = values.to_numpy(dtype=np.float64)
-    wrong = np.flatnonzero(~np.isfinite(times))
+    wrong = np.flatnonzero(~(np.abs(times) <= _LATEST))
     if wrong.size:
+        how = "beyond 1e15" if np.isfinite(times[wrong]).all() else "infinite"
         raise InputError(
-            f"obs[{column!r}] is infinite for {wrong.size} of {adata.n_obs} cells (first: "
+            f"obs[{column!r}] is {how} for {wrong.size} of {adata.n_obs} cells (first: "
             f"{str(adata.obs_names[wrong[0]])!r}). Drop them."
         )
     return times

@@ -88,6 +88,7 @@ class Day:
                 f"scflow.tl.generate(flow, {n}, at={day:g}, adata=adata)."
             )
         _anndata.checked(adata)
+        _anndata.check_sliced(adata)
         cells, before = _before(adata, course, day)
         trip = Trip.of(cells, flow, course, None)
         unknown = trip.departure.group.numpy() < 0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from scflow import _anndata
+from scflow import _anndata, _keys
 from scflow.errors import InputError
 from scflow.flow import Flow, Sampling
 from scflow.flow._following import check_velocity
@@ -27,6 +27,7 @@ __all__ = ["cells_of", "check_noise", "codes_of", "flow_of", "sampling_of", "sol
 
 def flow_of(flow: Flow | AnnData | None, adata: AnnData, slot: str) -> Flow:
     """The flow that was given, or that an AnnData carries: `adata` itself, where none was."""
+    _keys.slots(slot)
     if isinstance(flow, Flow):
         return flow
     if flow is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scflow import _anndata
+from scflow import _anndata, _keys
 from scflow.errors import InputError
 from scflow.tl._task import Task
 from scflow.training import Run, stored
@@ -43,6 +43,7 @@ class Given:
 
         `carrying` is the option by which cells are carried to others, if any: those have to be in memory.
         """
+        _keys.slots(key_added)
         store = _anndata.opened(cells, layer, use_rep=use_rep, key_added=key_added)
         if store is None:
             return cls(_anndata.checked(cells), layer, use_rep)

@@ -27,8 +27,9 @@ def whole(value: Any, name: str, *, least: int = 1) -> int:
     except TypeError:
         such = f"{name}={max(least, 100)}"
         raise InputError(f"{name}={value!r} is not a whole number. Give one, such as {such}.") from None
-    if isinstance(value, bool) or number < least:
-        raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
+    if isinstance(value, bool) or number < least or number >= 2**63:
+        most = " and below 2**63" if number >= 2**63 else ""
+        raise InputError(f"{name}={value!r} must be a whole number of at least {least}{most}.")
     return number
 
 

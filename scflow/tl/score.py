@@ -15,7 +15,7 @@ from scipy import sparse
 from scflow import _keys
 from scflow._anndata import checked, obs_column, read_counts
 from scflow.conditions import as_column
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, check_seed, listed, nearest
 from scflow.metrics.catalogue import MIN_CELLS, known
 from scflow.metrics.presets import judge_as, preset_named
 from scflow.metrics.protocol import judge
@@ -187,6 +187,7 @@ def score(
     ['all', 'mmd']
     """
     workers, names = Workers.now(), known(metrics)
+    check_seed(seed)
     _check_preset(preset, metrics)
     clouds = _read(real, generated, reference, layer)
     labels = _labels(clouds, _columns(condition, generated))

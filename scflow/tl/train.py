@@ -261,7 +261,7 @@ def train(
         noise=noise_of(noise, space, carrying=carrying),
         steps=default_steps(cells.n_obs) if steps is None else whole(steps, "steps"),
         lr=None if lr == "auto" else positive(lr, "lr"),
-        optimisation=optimisation or Optimisation(),
+        optimisation=_optimisation(optimisation),
         watch=watch if isinstance(watch, Watch) or watch is None else Watch(every=whole(watch, "watch")),
         field=kind,
         network=settings,
@@ -302,6 +302,18 @@ def train(
     leave(given, prepared, flow, key_added)
     warn_interrupted(flow, None if run.checkpoints is None else run.checkpoints.folder)
     return flow
+
+
+def _optimisation(optimisation: Optimisation | None) -> Optimisation:
+    """What was given, or the usual."""
+    if optimisation is None:
+        return Optimisation()
+    if not isinstance(optimisation, Optimisation):
+        raise InputError(
+            f"optimisation={optimisation!r} is a {type(optimisation).__name__}. Give settings, such as "
+            "scflow.training.Optimisation(schedule='constant')."
+        )
+    return optimisation
 
 
 def _check_watch(watch: int | Watch | None, carrying: str) -> None:

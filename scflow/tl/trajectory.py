@@ -83,6 +83,11 @@ def trajectory(
     True
     """
     _anndata.checked(adata)
+    if not adata.obs_names.is_unique:
+        raise InputError(
+            f"{adata.n_obs - adata.obs_names.nunique()} of {adata.n_obs} cells have the name of another one, and cells "
+            "are told apart by their names on their way. Name them anew: adata.obs_names_make_unique()."
+        )
     found = flow_of(flow, adata, key_added)
     options: dict[str, Any] = {"guidance": guidance, "device": device, "seed": seed, "progress": progress}
     if found.course is not None:
