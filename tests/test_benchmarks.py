@@ -823,3 +823,37 @@ def test_training_from_disk_is_measured(
     found = disk.train(options)
     assert list(found) == ["speed", "cpu", "first", "peak", "loss"]
     assert all(value > 0 for value in found.values())
+
+
+def test_faults_runs(script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faults, out = script("faults"), tmp_path / "faults.csv"
+    asked = ["--libraries", "scflow", "--faults", "cut file", "repeated genes", "--rounds", "1", "--out", str(out)]
+    assert faults.main(asked) == 0
+    table = pd.read_csv(out)
+    assert dict(zip(table.fault, table.clear)) == {"cut file": 50, "repeated genes": 1}
+    assert table[["unclear", "lost"]].to_numpy().sum() == 0
+    assert "| a saved model ends early | 50 | 50 | 0 | 0 |" in capsys.readouterr().out
+    assert faults.main(asked) == 0
+    assert len(pd.read_csv(out)) == 2  # what is known is not tried again
+
+
+def test_a_fault_that_ends_the_process_is_counted_as_lost(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = script("faults")
+    monkeypatch.setattr(faults.sys, "executable", "false")
+    end = faults.ended("scflow", "cut file", 0)
+    assert (end["clear"], end["unclear"], end["lost"]) == (0, 0, 1)
+    assert "status 1" in end["said"]
+
+
+def test_silence_is_loss_and_an_error_from_deep_inside_is_unclear(script: Callable[[str], ModuleType]) -> None:
+    made, library = script("faults_made"), script("faults_scflow").Adapter()
+
+    def deep() -> None:
+        raise KeyError("x")
+
+    assert made.refused(library, lambda: None) == ("lost", "taken without a word")
+    assert made.refused(library, deep)[0] == "unclear"
+    assert made.refused(library, lambda: scflow.tl.train(None))[0] == "clear"
+    assert made.refused(library, lambda: 3, lambda found: found == 3)[0] == "clear"
