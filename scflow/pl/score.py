@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,18 +11,28 @@ import pandas as pd
 from scflow._anndata import read_scores
 from scflow.errors import InputError, listed, nearest
 from scflow.metrics.words import figure, title
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, axes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["score"]
 
 _FLOOR, _TRIVIAL = "#0072b2", "#4d4d4d"
 
 
-def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | None = None) -> Axes:
+@picture
+def score(
+    scores: pd.DataFrame | AnnData,
+    *,
+    condition: str = "all",
+    ax: Axes | None = None,
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | Figure:
     """Each metric between its floor and the trivial generator.
 
     The horizontal place of a dot is ``(value - floor) / |trivial - floor|``: 0 is what a perfect generator scores, 1
@@ -37,6 +48,10 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
         Whose rows to draw; "all" for all cells.
     ax
         The axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

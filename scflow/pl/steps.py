@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,13 @@ import pandas as pd
 from scflow import _keys
 from scflow._anndata import checked
 from scflow.errors import InputError, listed
+from scflow.pl._picture import picture
 from scflow.pl._style import REAL, axes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["steps"]
 
@@ -34,9 +37,15 @@ _FAR = 50.0
 """So many floors (in absolute value) away, a metric is drawn by its logarithm: in a few steps it can be hundreds."""
 
 
+@picture
 def steps(
-    table: pd.DataFrame | AnnData, *, key: str = "scflow", ax: Axes | Sequence[Axes] | None = None
-) -> Axes | list[Axes]:
+    table: pd.DataFrame | AnnData,
+    *,
+    key: str = "scflow",
+    ax: Axes | Sequence[Axes] | None = None,
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | list[Axes] | Figure:
     """Quality against evaluations: a panel a metric, a line a flow and solver, and the floor that real cells reach.
 
     Where there are several flows each has a colour, and solvers have markers; of a single flow each solver has both.
@@ -49,6 +58,10 @@ def steps(
         The slot's name: the table of an AnnData is in `.uns["scflow_steps"]`.
     ax
         The axes to draw on, one a metric; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------
