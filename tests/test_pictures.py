@@ -104,6 +104,19 @@ def test_legends_of_many_long_names_overlap_nothing_and_leave_axes_large(
     assert min(frame.width for frame in frames) / figure.dpi > side
 
 
+@pytest.mark.parametrize(("width", "told"), [(3.0, False), (8.8, True)])
+def test_scores_tell_numbers_where_there_is_room_and_overlap_nowhere(width: float, told: bool) -> None:
+    ax = plt.figure(figsize=(width, 3), layout="constrained").subplots()
+    scflow.pl.score(scores(), ax=ax)
+    ax.figure.draw_without_rendering()
+    assert any("11.600" in text.get_text() for text in ax.texts) is told
+    rows = [*ax.texts, *ax.get_yticklabels()]
+    for one, other in itertools.combinations(rows, 2):
+        assert not one.get_window_extent().overlaps(other.get_window_extent())
+    below = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(below, 2))
+
+
 def test_names_in_legends_are_no_formulas() -> None:
     adata = moving(2)
     adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories(["cost $5$", "b"])

@@ -13,7 +13,7 @@ from scflow import _keys
 from scflow._anndata import checked
 from scflow.errors import InputError, listed
 from scflow.pl._picture import picture
-from scflow.pl._style import REAL, axes_of
+from scflow.pl._style import REAL, axes_of, palette
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +24,6 @@ __all__ = ["steps"]
 
 _COLUMNS = ("flow", "solver", "shift", "evaluations", "metric", "value", "floor")
 _MARKERS = {"euler": "o", "midpoint": "s", "heun": "D", "rk4": "^", "adams": "v", "dopri5": "X", "jump": "*"}
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5d3a9b", "#7f7f7f")
 _SIGNED = ("mmd", "energy")
 """Unbiased estimates of squares, which fall below zero by chance."""
 _TITLES = {
@@ -111,11 +110,12 @@ def _styles(rows: pd.DataFrame) -> dict[Line, dict[str, Any]]:
     """How each line is drawn."""
     lines = list(dict.fromkeys(zip(rows["flow"].astype(str), rows["solver"].astype(str), rows["shift"])))
     flows = list(dict.fromkeys(flow for flow, _, _ in lines))
+    colors = palette(len(flows) if len(flows) > 1 else len(lines))
     found = {}
     for i, (flow, solver, shift) in enumerate(lines):
         number = flows.index(flow) if len(flows) > 1 else i
         found[flow, solver, shift] = {
-            "color": _COLORS[number % len(_COLORS)],
+            "color": colors[number],
             "marker": _MARKERS.get(solver, "P"),
             "ms": 9 if solver == "jump" else 5.5,
             "ls": "-" if shift == 1 else "--",
