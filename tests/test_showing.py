@@ -121,8 +121,8 @@ def test_a_notebook_shows_text_alone_of_what_comes_from_outside(hostile: Flow) -
     known = {"div", "strong", "table", "tr", "th", "td", "p", "code", "details", "summary", "svg", "polyline"}
     assert page.tags <= known
     assert not any(name.startswith("on") for name in page.names)
-    assert page.names <= {"style", "viewbox", "width", "height", "role", "aria-label", "points", "fill", "stroke",
-                          "stroke-width", "stroke-opacity"}  # fmt: skip
+    assert page.names <= {"class", "style", "viewbox", "width", "height", "role", "aria-label", "points", "fill",
+                          "stroke", "stroke-width", "stroke-opacity"}  # fmt: skip
     assert HOSTILE in page.text
 
 

@@ -45,7 +45,9 @@ def as_html(flow: Flow) -> str:
     body += (
         _details(f"{len(flow.genes):,} genes", f"<p>{html.escape(listed(flow.genes, 60))}</p>") if flow.genes else ""
     )
-    return f'<div style="{_BOX}"><strong>scflow.Flow</strong>{body}</div>'
+    # Notebooks typeset what stands between dollars, but not here.
+    quiet = 'class="tex2jax_ignore mathjax_ignore"'
+    return f'<div {quiet} style="{_BOX}"><strong>scflow.Flow</strong>{body}</div>'
 
 
 def _table(rows: Mapping[str, str]) -> str:
