@@ -393,8 +393,8 @@ def test_no_cells_and_no_genes() -> None:
         (np.ones((2, 2)), r"is a ndarray, not an AnnData\. Make one"),
         (None, r"is a NoneType, not an AnnData\. Read one with held_out = anndata\.read_h5ad\(path\)"),
         (
-            type("MuData", (), {"mod": {}})(),
-            r"is a MuData, not an AnnData\. Give one modality of it, such as held_out\.mod",
+            type("MuData", (), {"mod": {"prot": None, "rna": None}})(),
+            r"is a MuData, not an AnnData\. It has 2 modalities: 'prot', 'rna'\. Give the one .*: held_out\['rna'\]",
         ),
     ],
 )

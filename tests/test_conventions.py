@@ -100,7 +100,7 @@ def test_same_word_same_kind_of_default(room: str) -> None:
     # The key of tl.augment and of pp.embed is a column of obs, and no slot of ours.
     own = {("augment", "key"): "cell_type", ("embed", "key"): inspect.Parameter.empty}
     expected = {"seed": 0, "key_added": "scflow", "key": "scflow", "layer": None, "progress": True, "copy": False}
-    expected |= {"device": "auto", "ax": None}
+    expected |= {"device": "auto", "ax": None, "return_fig": False, "save": None}
     for case in exported(room):
         function = case.values[0]
         for name, parameter in parameters(function).items():
@@ -120,10 +120,13 @@ def test_pictures_are_never_shown(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", importlib.import_module("scflow.pl").__all__)
-def test_pictures_take_axes_and_return_them(name: str) -> None:
+def test_pictures_take_axes_and_return_them_or_the_figure(name: str) -> None:
     function = getattr(scflow.pl, name)
-    assert "ax" in parameters(function)
-    assert re.search(r"\bAxes\b", str(inspect.signature(function).return_annotation))
+    assert list(parameters(function))[-3:] == ["ax", "return_fig", "save"]
+    annotation = str(inspect.signature(function).return_annotation)
+    assert re.search(r"\bAxes\b", annotation)
+    assert annotation.endswith(" | Figure")
+    assert hasattr(function, "__wrapped__"), "@picture sees to save and return_fig"
 
 
 REFINED = scflow.matching.paths.Affine

@@ -304,7 +304,9 @@ def test_counts_are_never_dense_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> N
 def test_memory_follows_the_stored_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """20,000 cells x 1,000 genes at 0.5 %: dense they would be 80 MB; numpy and scipy take a tenth of that."""
     monkeypatch.setattr("scflow.flow._learning._DRAWN", 256)
-    x = sparse.random(20_000, 1000, density=0.005, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    x = sparse.random(
+        20_000, 1000, density=0.005, format="csr", dtype=np.float32, random_state=np.random.default_rng(0)
+    )
     x.data[:] = 1 + (x.data > 0.7)
     adata = AnnData(sparse.csr_matrix(x[np.diff(x.indptr) > 0]))
     tracemalloc.start()

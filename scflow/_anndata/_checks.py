@@ -127,8 +127,11 @@ def _mend(thing: Any, name: str) -> str:
     """The line that makes an AnnData of what was given."""
     if isinstance(thing, str) or hasattr(thing, "__fspath__"):
         return f"Read the file first: {name} = anndata.read_h5ad({str(thing)!r})."
-    if isinstance(getattr(thing, "mod", None), Mapping):
-        return f"Give one modality of it, such as {name}.mod['rna']."
+    modalities = getattr(thing, "mod", None)
+    if isinstance(modalities, Mapping):
+        names = list(modalities)
+        one = "rna" if "rna" in names or not names else names[0]
+        return f"It has {len(names)} modalities{named(names)}. Give the one with the counts of genes: {name}[{one!r}]."
     if hasattr(thing, "shape"):
         return f"Make one, cells in rows and genes in columns: {name} = anndata.AnnData({name})."
     return f"Read one with {name} = anndata.read_h5ad(path)."

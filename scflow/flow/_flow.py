@@ -18,19 +18,18 @@ from torch import Tensor
 from scflow.codecs import Calibration, Codec
 from scflow.conditions import Conditions
 from scflow.errors import FileError, InputError
-from scflow.flow import _storage
+from scflow.flow import _card, _facts, _hub, _storage
 from scflow.flow._balance import groups_of
 from scflow.flow._between import End, Line, between
 from scflow.flow._codes import Code, Density, densities, encoded
 from scflow.flow._course import Course
 from scflow.flow._growth import Growth
+from scflow.flow._html import as_html
 from scflow.flow._sampling import Drawn, Sampling, blocks, draw
 from scflow.matching import Bare, Displaced, FlowMap, Preconditioned, noises, paths, solvers
 from scflow.matching.names import SOLVERS
 
 __all__ = ["Flow"]
-
-_MADE = {"reflow": "reflowed", "distill": "distilled"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,24 +84,21 @@ class Flow:
         conditions = ", ".join(self.conditions.names) or "no condition"
         what = f"{len(self.genes)} genes" if self.genes else f"{self.codec.dim} coordinates"
         parameters = sum(w.numel() for w in self.field.parameters())
+        made = _facts.made(self)
         return (
             f"Flow(space={self.codec.name!r}, {what}, {conditions}; "
-            f"{p.get('n_cells', '?')} cells, {p.get('steps', '?')} steps, {parameters:,} weights{self._made()})"
+            f"{p.get('n_cells', '?')} cells, {p.get('steps', '?')} steps, {parameters:,} weights"
+            f"{f'; {made}' if made else ''})\n  how well: {_facts.quality(self)}\n  draw: {_facts.drawing(self)}"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_html(self)
 
     @property
     def course(self) -> Course | None:
         """The time points that the flow goes through, where it is of a time course."""
         return Course.of(self.provenance)
-
-    def _made(self) -> str:
-        """What was made of another flow, and how."""
-        p = self.provenance
-        if "made_by" not in p:
-            return ""
-        pairs = f"{p['pairs']:,} of its pairs" if p["made_by"] == "reflow" else f"{p['pairs']:,} of its trajectories"
-        guided = "" if p["made_with_guidance"] == 1 else f", guidance {p['made_with_guidance']}"
-        return f"; {_MADE[p['made_by']]} from {pairs}{guided}, {p['draw_solver']} x {p['draw_steps']}"
 
     @property
     def usual(self) -> Sampling:
@@ -317,6 +313,103 @@ class Flow:
             if str(path) in str(error):
                 raise
             raise FileError(f"'{path}' cannot be loaded. {error}") from error
+
+    def card(
+        self, *, scores: pd.DataFrame | None = None, license: str | None = None, about: str = "", repo_id: str = ""
+    ) -> str:
+        """A model card: what it learnt, from what, how well, what it is for and what it is not.
+
+        Parameters
+        ----------
+        scores
+            What :func:`scflow.tl.score` returned for its cells.
+        license
+            Of the weights, as an identifier such as ``"cc-by-4.0"``; ``None`` leaves it out.
+        about
+            A paragraph of your own, such as where the training cells come from; Markdown.
+        repo_id
+            Where the flow is on a hub, for the lines that load it.
+
+        Returns
+        -------
+        str
+            Markdown, with its metadata as YAML on top.
+
+        Raises
+        ------
+        InputError
+            Where the scores are no such table, or the licence no identifier.
+        """
+        return _card.card(self, scores=scores, license=license, about=about, repo_id=repo_id)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str,
+        scores: pd.DataFrame | None = None,
+        about: str = "",
+        private: bool = True,
+        token: str | None = None,
+        message: str = "Add a flow",
+    ) -> str:
+        """Share the flow and its card on the Hugging Face hub; needs ``pip install "scflow-tools[hub]"``.
+
+        The weights, the conditions of up to 20,000 training cells and the distribution of each gene become readable to
+        whoever can read the repository. A model can repeat what it was trained on: before cells of persons are shared
+        in this way, ask whoever decides about them, and look at ``scflow.pl.neighbours``.
+
+        Parameters
+        ----------
+        repo_id
+            Such as ``"my-lab/pbmc-flow"``; made where it is not there. A flow and a card there are replaced.
+        license
+            Under which you share the weights, such as ``"cc-by-4.0"``: yours to decide, so there is no default.
+        scores, about
+            As in `card`.
+        private
+            Whether a repository that is made is yours alone. One that is there stays as it is.
+        token
+            ``None`` for the one that ``hf auth login`` left.
+        message
+            Of the commit.
+
+        Returns
+        -------
+        str
+            The address of the commit.
+
+        Raises
+        ------
+        InputError
+            Where huggingface_hub is not installed, or a choice is none.
+        FileError
+            Where the hub refuses.
+        """
+        card = self.card(scores=scores, license=license or "", about=about, repo_id=repo_id)
+        return _hub.push(self.to_content(), card, repo_id, private=private, token=token, message=message)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, *, revision: str | None = None, token: str | None = None) -> Flow:
+        """Load a flow that `push_to_hub` shared: its one safetensors file, which holds no code.
+
+        Parameters
+        ----------
+        repo_id
+            Such as ``"my-lab/pbmc-flow"``.
+        revision
+            A branch, tag or commit; a commit gives the same flow for ever.
+        token
+            ``None`` for the one that ``hf auth login`` left.
+
+        Raises
+        ------
+        InputError
+            Where huggingface_hub is not installed.
+        FileError
+            Where the hub has no such flow, or its file is damaged or of another kind.
+        """
+        return cls.load(_hub.fetched(repo_id, revision=revision, token=token))
 
 
 def seen_conditions(table: Tensor | None, n: int, *, most: int = 20_000) -> Tensor:

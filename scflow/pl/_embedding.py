@@ -213,7 +213,11 @@ def legend_beside(ax: Axes, paints: dict[str, str], title: str | None = None, ma
     """A dot and a name for each colour, and other marks, to the right of the axes."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], ls="", marker="o", ms=6, color=paint, label=name) for name, paint in paints.items()]
+    # A name with two dollars would be read as a formula.
+    names = {name: name.replace("$", r"\$") for name in paints}
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=6, color=paint, label=names[name]) for name, paint in paints.items()
+    ]
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "handletextpad": 0.1}
     handles += marks
     columns = 1 + (len(handles) - 1) // 18

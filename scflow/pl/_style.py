@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-__all__ = ["GENERATED", "REAL", "axes_of", "category_colors", "of_layer", "shared_counts"]
+__all__ = ["GENERATED", "REAL", "axes_of", "category_colors", "of_layer", "palette", "shared_counts"]
 
 REAL = "#8c8c8c"
 GENERATED = "#d55e00"
 
-# Okabe and Ito (2008), without black and yellow, which fades on white.
-_EIGHT = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5d3a9b", "#7f7f7f")
-# Krzywinski's fifteen colours for the colour-blind, darkened where they fade on white.
-_FIFTEEN = (
-    "#003c86", "#e20134", "#008169", "#ff71fd", "#009ffa", "#68023f", "#00b08f", "#9400e6",
-    "#c98a00", "#ef0096", "#008607", "#6a0213", "#00a3c4", "#b58900", "#ff9dc8",
+_PALETTE = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5d3a9b", "#870000", "#0000ff", "#4be1b4",
+    "#5a87ff", "#874b69", "#b42d0f", "#690f5a", "#78d2f0", "#96b487", "#0f69f0", "#d20fc3", "#782d4b", "#b4d269",
+    "#0000d2", "#5ac3c3", "#ff2d69", "#00875a", "#b43c96", "#2d692d", "#5a0087", "#6996e1", "#693c78", "#0f963c",
+    "#ffb400", "#4b78d2", "#4ba5c3", "#e1965a", "#004b2d", "#3c6987", "#3c00a5", "#b4c387", "#69a5ff", "#b4961e",
 )  # fmt: skip
+"""The first six are of Okabe and Ito (2008), without black, and yellow, which fades on white. Each that follows is the
+colour that is farthest from all before it to the nearest of three eyes: a usual one, and one without red or without
+green cones (Machado et al. 2009), in the perceptual space of Ottosson (2020), neither near white nor near black."""
 
 
 def axes_of(ax: Axes | Sequence[Axes] | None, n: int, width: float, height: float) -> list[Axes]:
@@ -64,14 +66,14 @@ def category_colors(categories: Sequence[Any], *adatas: AnnData, column: str) ->
         # Fewer colours than categories: written before a category was added, so no longer to be trusted.
         if len(colors) >= len(names):
             known = {name: str(color) for name, color in zip(names, colors, strict=False)} | known
-    own = _palette(len(categories))
+    own = palette(len(categories))
     return {str(name): known.get(str(name), own[i]) for i, name in enumerate(categories)}
 
 
-def _palette(n: int) -> list[str]:
-    """`n` colours; beyond fifteen they can no longer all be told apart."""
-    if n <= len(_FIFTEEN):
-        return list((_EIGHT if n <= len(_EIGHT) else _FIFTEEN)[:n])
+def palette(n: int) -> list[str]:
+    """`n` colours, the first of which are those of fewer; beyond forty they can no longer all be told apart."""
+    if n <= len(_PALETTE):
+        return list(_PALETTE[:n])
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,11 +14,13 @@ from scflow.errors import InputError, check_seed
 from scflow.metrics import log_normalised, profile
 from scflow.metrics.genes import correlations
 from scflow.pl._choices import check_whole
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["correlation"]
 
@@ -40,6 +43,7 @@ class _Correlations(NamedTuple):
     some_generated: Matrix
 
 
+@picture
 def correlation(
     real: AnnData,
     generated: AnnData,
@@ -48,7 +52,9 @@ def correlation(
     layer: str | None = None,
     seed: int = 0,
     ax: Sequence[Axes] | None = None,
-) -> list[Axes]:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> list[Axes] | Figure:
     """Gene-gene correlation of the most variable genes, real and generated.
 
     On the left all pairs of genes as one square: real cells below the diagonal, generated ones above it, genes in the
@@ -70,6 +76,10 @@ def correlation(
         Of the halves; the same seed gives the same picture.
     ax
         Three axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scflow.metrics import profile
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["genes"]
 
 
+@picture
 def genes(
-    real: AnnData, generated: AnnData, *, layer: str | None = None, ax: Sequence[Axes] | None = None
-) -> list[Axes]:
+    real: AnnData,
+    generated: AnnData,
+    *,
+    layer: str | None = None,
+    ax: Sequence[Axes] | None = None,
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> list[Axes] | Figure:
     """Variance against mean, and fraction of zeros against mean: one dot a gene, real and generated.
 
     Of raw counts. The dashed lines are those of independent Poisson counts of one rate: ``variance = mean`` and
@@ -34,6 +44,10 @@ def genes(
         Where the counts are; None for `.X`, or `.layers["counts"]` where `.X` holds no counts.
     ax
         Two axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

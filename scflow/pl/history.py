@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scflow.errors import InputError, listed, nearest
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from scflow.flow import Flow
 
@@ -24,13 +27,16 @@ _LOSS = "#0072b2"
 _BINS = 5
 
 
+@picture
 def history(
     flow: Flow | pd.DataFrame | AnnData,
     *,
     panels: str | Sequence[str] = "loss",
     key: str = "scflow",
     ax: Axes | Sequence[Axes] | None = None,
-) -> Axes | list[Axes]:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | list[Axes] | Figure:
     """How training went: loss and validation loss against the step, and whatever else the history holds.
 
     Parameters
@@ -46,6 +52,10 @@ def history(
         Where in `.uns` of an AnnData the flow is.
     ax
         The axes to draw on, one a panel; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,11 +13,13 @@ from scipy import sparse
 from scflow.errors import InputError, check_seed
 from scflow.metrics import Space
 from scflow.metrics.neighbours import nearest_distances, radii
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["neighbours"]
 
@@ -31,6 +34,7 @@ class _Distances(NamedTuple):
     to_held_out: NDArray[np.float64]
 
 
+@picture
 def neighbours(
     real: AnnData,
     generated: AnnData,
@@ -39,7 +43,9 @@ def neighbours(
     layer: str | None = None,
     seed: int = 0,
     ax: Sequence[Axes] | None = None,
-) -> list[Axes]:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> list[Axes] | Figure:
     """Distances to the nearest training cell and to the nearest held-out cell, at equal numbers of both.
 
     For generated cells on the left, for real held-out cells on the right, as the share of cells that are nearer than a
@@ -67,6 +73,10 @@ def neighbours(
         Of the cells that are taken, at most 5,000 a side; the same seed gives the same picture.
     ax
         Two axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

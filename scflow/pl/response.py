@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,13 @@ from scflow.metrics.fold_changes import slope
 from scflow.metrics.genes import pearson
 from scflow.pl._choices import check_whole
 from scflow.pl._labels import name_dots
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of, of_layer, shared_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["response"]
 
@@ -35,6 +38,7 @@ class _Side(NamedTuple):
     changes: Changes
 
 
+@picture
 def response(
     real: AnnData,
     predicted: AnnData,
@@ -46,7 +50,9 @@ def response(
     layer: str | None = None,
     key: str = "scflow",
     ax: Axes | None = None,
-) -> Axes:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | Figure:
     """How genes change from one population to another: predicted against real, a dot a gene.
 
     A change is the mean of log1p of counts per 10,000 in the target population less that in the source: a log fold
@@ -78,6 +84,10 @@ def response(
         The slots' name on carried cells.
     ax
         The axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

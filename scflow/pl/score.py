@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,24 +11,36 @@ import pandas as pd
 from scflow._anndata import read_scores
 from scflow.errors import InputError, listed, nearest
 from scflow.metrics.words import figure, title
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, axes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["score"]
 
 _FLOOR, _TRIVIAL = "#0072b2", "#4d4d4d"
+_WIDE = 4.5
+"""Inches below which numbers would lie on each other."""
 
 
-def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | None = None) -> Axes:
+@picture
+def score(
+    scores: pd.DataFrame | AnnData,
+    *,
+    condition: str = "all",
+    ax: Axes | None = None,
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | Figure:
     """Each metric between its floor and the trivial generator.
 
     The horizontal place of a dot is ``(value - floor) / |trivial - floor|``: 0 is what a perfect generator scores, 1
     what has to be beaten. Where the trivial generator lies *below* the floor (transport, when spread is missing), its
     mark is at -1, and distance from 0 counts in both directions. Where it *is* the floor, any other value is an arrow.
-    The numbers themselves stand on the right.
+    The numbers themselves stand on the right, where the axes are wide enough for them.
 
     Parameters
     ----------
@@ -37,6 +50,10 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
         Whose rows to draw; "all" for all cells.
     ax
         The axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------
@@ -66,7 +83,10 @@ def score(scores: pd.DataFrame | AnnData, *, condition: str = "all", ax: Axes | 
     (axes,) = axes_of(ax, 1, 8.8, 1.5 + 0.32 * len(rows))
     limits = (-1.3 if (placed["trivial"] < 0).any() else -0.35, 1.35)
     _draw(axes, placed, limits)
-    _annotate(axes, rows, limits)
+    wide = axes.get_window_extent().width / axes.figure.dpi >= _WIDE
+    _name(axes, rows, limits, wide)
+    if wide:
+        _tell(axes, rows, limits)
     if condition != "all":
         axes.set_title(condition, loc="left")
     return axes
@@ -86,21 +106,28 @@ def _draw(ax: Axes, placed: pd.DataFrame, limits: tuple[float, float]) -> None:
         style: dict[str, Any] = {"ls": "", "marker": marker, "ms": 8, "color": GENERATED, "clip_on": False, "zorder": 4}
         if beyond.any():  # An empty unclipped line lies in the corner of the figure, and widens what is saved.
             ax.plot(np.full(beyond.sum(), end), rows[beyond], **style)
-    # The numbers stand inside of the axes, so that they fit whatever figure these are in.
-    ax.set_xlim(limits[0], limits[1] + 0.96 * (limits[1] - limits[0]))
-    ax.set_ylim(len(placed) - 0.5, -1.4)
+    ax.set_xlim(*limits)
+    ax.set_ylim(len(placed) - 0.5, -0.6)
     ax.spines["bottom"].set_bounds(*limits)
 
 
-def _annotate(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
-    """Names on the left, numbers on the right under headings that show each mark, what 0 and 1 are below."""
+def _name(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float], wide: bool) -> None:
+    """The metrics on the left, what 0 and 1 are below: in short, where there is no room."""
     ax.set_yticks(np.arange(len(rows)), [title(str(name)) for name in rows["metric"]])
     ax.tick_params(axis="y", length=0)
     names = {-1: "trivial,\nbelow the floor", 0: "floor:\nreal against real", 1: "trivial\ngenerator"}
+    names = names if wide else {-1: "trivial", 0: "floor", 1: "trivial"}
     ticks = [tick for tick in names if limits[0] <= tick <= limits[1]]
     ax.set_xticks(ticks, [names[tick] for tick in ticks], fontsize="small")
     ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _tell(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
+    """The numbers on the right, under headings that show each mark."""
     start, width = limits[1], limits[1] - limits[0]
+    # They stand inside of the axes, so that they fit whatever figure these are in.
+    ax.set_xlim(limits[0], start + 0.96 * width)
+    ax.set_ylim(len(rows) - 0.5, -1.4)
     columns = (("┃ floor", 0.2, _FLOOR), ("● generated [95 %]", 0.75, GENERATED), ("◇ trivial", 0.95, _TRIVIAL))
     figures = rows[["floor", "value", "low", "high", "trivial"]].to_numpy(dtype=np.float64)
     texts = [tuple(heading for heading, _, _ in columns)] + [

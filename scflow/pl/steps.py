@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,18 @@ import pandas as pd
 from scflow import _keys
 from scflow._anndata import checked
 from scflow.errors import InputError, listed
-from scflow.pl._style import REAL, axes_of
+from scflow.pl._picture import picture
+from scflow.pl._style import REAL, axes_of, palette
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["steps"]
 
 _COLUMNS = ("flow", "solver", "shift", "evaluations", "metric", "value", "floor")
 _MARKERS = {"euler": "o", "midpoint": "s", "heun": "D", "rk4": "^", "adams": "v", "dopri5": "X", "jump": "*"}
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5d3a9b", "#7f7f7f")
 _SIGNED = ("mmd", "energy")
 """Unbiased estimates of squares, which fall below zero by chance."""
 _TITLES = {
@@ -34,9 +36,15 @@ _FAR = 50.0
 """So many floors (in absolute value) away, a metric is drawn by its logarithm: in a few steps it can be hundreds."""
 
 
+@picture
 def steps(
-    table: pd.DataFrame | AnnData, *, key: str = "scflow", ax: Axes | Sequence[Axes] | None = None
-) -> Axes | list[Axes]:
+    table: pd.DataFrame | AnnData,
+    *,
+    key: str = "scflow",
+    ax: Axes | Sequence[Axes] | None = None,
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | list[Axes] | Figure:
     """Quality against evaluations: a panel a metric, a line a flow and solver, and the floor that real cells reach.
 
     Where there are several flows each has a colour, and solvers have markers; of a single flow each solver has both.
@@ -49,6 +57,10 @@ def steps(
         The slot's name: the table of an AnnData is in `.uns["scflow_steps"]`.
     ax
         The axes to draw on, one a metric; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------
@@ -98,11 +110,12 @@ def _styles(rows: pd.DataFrame) -> dict[Line, dict[str, Any]]:
     """How each line is drawn."""
     lines = list(dict.fromkeys(zip(rows["flow"].astype(str), rows["solver"].astype(str), rows["shift"])))
     flows = list(dict.fromkeys(flow for flow, _, _ in lines))
+    colors = palette(len(flows) if len(flows) > 1 else len(lines))
     found = {}
     for i, (flow, solver, shift) in enumerate(lines):
         number = flows.index(flow) if len(flows) > 1 else i
         found[flow, solver, shift] = {
-            "color": _COLORS[number % len(_COLORS)],
+            "color": colors[number],
             "marker": _MARKERS.get(solver, "P"),
             "ms": 9 if solver == "jump" else 5.5,
             "ls": "-" if shift == 1 else "--",

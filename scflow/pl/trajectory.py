@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,11 +26,13 @@ from scflow.pl._embedding import (
     states_of,
     two_of,
 )
+from scflow.pl._picture import picture
 from scflow.pl._style import axes_of, category_colors, shared_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["trajectory"]
 
@@ -51,6 +54,7 @@ class _Lines(NamedTuple):
         return np.split(values[self.rows], self.starts[1:])
 
 
+@picture
 def trajectory(
     paths: AnnData,
     *,
@@ -64,7 +68,9 @@ def trajectory(
     max_cells: int = 100,
     seed: int = 0,
     ax: Axes | None = None,
-) -> Axes:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | Figure:
     """A line for the way of each cell, with a dot at each time, before the real cells in grey.
 
     Parameters
@@ -98,6 +104,10 @@ def trajectory(
         Of that choice.
     ax
         The axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

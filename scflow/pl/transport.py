@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,13 @@ from scflow.pl._embedding import (
     two_of,
     umap_model,
 )
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of, of_layer, shared_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["transport"]
 
@@ -39,6 +42,7 @@ _BEFORE, _BEHIND = "#0072b2", "#d0d0d0"
 _BASES = ("umap", "pca", "state")
 
 
+@picture
 def transport(
     carried: AnnData,
     real: AnnData | None = None,
@@ -51,7 +55,9 @@ def transport(
     key: str = "scflow",
     seed: int = 0,
     ax: Sequence[Axes] | None = None,
-) -> list[Axes]:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> list[Axes] | Figure:
     """Cells before they were carried, after, and the real cells they were to become, in one embedding.
 
     Behind the cells after it the real ones stand in light grey (the cells before, where there are no real ones): where
@@ -85,6 +91,10 @@ def transport(
         The same seed gives the same picture.
     ax
         Three axes to draw on, two without `real`; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

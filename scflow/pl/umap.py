@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,18 @@ from scipy import sparse
 from scflow.errors import InputError, check_seed
 from scflow.metrics import Space
 from scflow.pl._embedding import Points, column_of, frame, legend_beside, painted, same_threads, size_of, umap_model
+from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of, shared_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["umap"]
 
 
+@picture
 def umap(
     real: AnnData,
     generated: AnnData,
@@ -28,7 +32,9 @@ def umap(
     layer: str | None = None,
     seed: int = 0,
     ax: Sequence[Axes] | None = None,
-) -> list[Axes]:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> list[Axes] | Figure:
     """Real cells, generated cells, and both, in one UMAP that was fitted on the real cells alone.
 
     Variable genes, principal components, neighbours and UMAP are those of `real`; generated cells are placed among
@@ -48,6 +54,10 @@ def umap(
         The same seed gives the same picture.
     ax
         Three axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from scflow.errors import InputError, listed, nearest
 from scflow.pl._arrows import Grid, averaged, projected
 from scflow.pl._choices import check_known, check_whole
 from scflow.pl._embedding import Points, axis_names, column_of, frame, painted, size_of, space_told, states_of, two_of
+from scflow.pl._picture import picture
 from scflow.pl._style import axes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["velocity"]
 
@@ -27,6 +30,7 @@ _LEAST = 5
 """Cells below which nobody has neighbours to speak of."""
 
 
+@picture
 def velocity(
     adata: AnnData,
     *,
@@ -40,7 +44,9 @@ def velocity(
     n_grid: int = 24,
     key: str = "scflow",
     ax: Axes | None = None,
-) -> Axes:
+    return_fig: bool = False,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | Figure:
     """Which way a flow moves cells, as arrows on an embedding of them.
 
     Where the flow lives in the embedding that is drawn, arrows are the velocities themselves. Else they are projected:
@@ -76,6 +82,10 @@ def velocity(
         The slots' name: `.obsm["X_<key>"]` and `.obsm["velocity_<key>"]`.
     ax
         The axes to draw on; a new figure where there are none.
+    return_fig
+        Return the figure in the place of the axes.
+    save
+        Write the picture to this file too. In `.pdf` and `.svg` text stays text, and dots of cells are pixels.
 
     Returns
     -------
