@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from scflow.training.bars import bar_class
+
 __all__ = ["COLUMNS", "Callback", "Monitor", "Probe"]
 
 COLUMNS = (
@@ -51,11 +53,9 @@ class Monitor:
         callbacks: Sequence[Callback] = (),
         columns: Sequence[str] = (),
     ) -> None:
-        from tqdm.auto import tqdm
-
         self.rows: list[dict[str, float]] = []
         self.callbacks, self.columns = callbacks, (*COLUMNS, *columns)
-        self.bar: Any = tqdm(total=steps, desc=title, unit="step", disable=_silence(progress), leave=True)
+        self.bar: Any = bar_class()(total=steps, desc=title, unit="step", disable=_silence(progress), leave=True)
         self.since = time.perf_counter()
         self.elapsed: float | None = None
         self.shown = 0
