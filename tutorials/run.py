@@ -29,10 +29,11 @@ _BAR = ("%|", "it/s", "s/it", "?it", "IProgress", "notebook_tqdm")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a notebook went: seconds, and what is wrong with it, if anything."""
+    """How a notebook went: seconds, those of processors, and what is wrong with it, if anything."""
 
     name: str
     seconds: float
+    processor: float
     fault: str | None
 
 
@@ -51,14 +52,18 @@ def main() -> int:
         each = [options.write] * len(names), [options.limit] * len(names)
         for outcome in pool.map(execute, names, *each):
             faults += outcome.fault is not None
-            print(f"{outcome.name:45s} {outcome.seconds:5.0f} s  {outcome.fault or 'ok'}", flush=True)
+            print(
+                f"{outcome.name:45s} {outcome.seconds:5.0f} s, {outcome.processor:5.0f} s of processors  "
+                f"{outcome.fault or 'ok'}",
+                flush=True,
+            )
     return int(faults > 0)
 
 
 def execute(path: Path, write: bool, limit: int) -> Outcome:
     """Execute one notebook from the top, and write its outputs where that is asked for and no cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    start = time.monotonic()
+    start, before = time.monotonic(), _processor()
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook, timeout=limit, kernel_name="python3", resources={"metadata": {"path": folder}}
@@ -66,7 +71,7 @@ def execute(path: Path, write: bool, limit: int) -> Outcome:
         try:
             client.execute()
         except (CellExecutionError, CellTimeoutError) as error:
-            return Outcome(path.name, time.monotonic() - start, f"failed\n{error}")
+            return Outcome(path.name, time.monotonic() - start, _processor() - before, f"failed\n{error}")
     seconds = time.monotonic() - start
     fault = _noise(notebook)
     if write:
@@ -74,7 +79,12 @@ def execute(path: Path, write: bool, limit: int) -> Outcome:
         nbformat.write(notebook, path)
     if fault is None and seconds > limit:
         fault = f"took longer than {limit} s"
-    return Outcome(path.name, seconds, fault)
+    return Outcome(path.name, seconds, _processor() - before, fault)
+
+
+def _processor() -> float:
+    """Processor seconds of all kernels that have ended, and of what they started."""
+    return sum(os.times()[2:4])
 
 
 def _put_first(variable: str, folder: Path) -> None:
