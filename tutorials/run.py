@@ -11,6 +11,8 @@ takes half of them.
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 _BAR = ("%|", "it/s", "s/it", "?it", "IProgress", "notebook_tqdm")
@@ -107,12 +110,24 @@ def _is_bar(text: str) -> bool:
 
 
 def _tidy(notebook: nbformat.NotebookNode) -> None:
-    """Leave out what differs from run to run and tells nobody anything: bars, times of execution, versions."""
+    """Leave out what differs from run to run and tells nobody anything (bars, times, versions); shrink pictures."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+            for data in (output.data for output in cell.outputs if "data" in output):
+                if "image/png" in data:
+                    data["image/png"] = _smaller(data["image/png"])
     notebook.metadata["language_info"] = {"name": "python"}
+
+
+def _smaller(picture: str) -> str:
+    """A picture in 256 colours, which is half as large and looks the same."""
+    packed = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        packed, format="PNG", optimize=True
+    )
+    return min(base64.b64encode(packed.getvalue()).decode(), picture.replace("\n", ""), key=len)
 
 
 def _options() -> argparse.Namespace:
