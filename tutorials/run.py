@@ -69,7 +69,11 @@ def execute(path: Path, write: bool, limit: int) -> Outcome:
     start, before = time.monotonic(), _processor()
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
-            notebook, timeout=limit, kernel_name="python3", resources={"metadata": {"path": folder}}
+            notebook,
+            timeout=limit,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],  # else each kernel says that it is not encrypted
+            resources={"metadata": {"path": folder}},
         )
         try:
             client.execute()
