@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_TUTORIALS := $(VENV)/.installed-tutorials
 
-.PHONY: demo test lint fuzz clean
+.PHONY: demo test lint tutorials fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m scflow demo
@@ -30,6 +31,9 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+tutorials: $(INSTALLED_TUTORIALS)
+	$(BIN)/python tutorials/run.py --jobs 2
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
@@ -38,6 +42,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(PIP) -e ".[dev]"
+	touch $@
+
+$(INSTALLED_TUTORIALS): $(INSTALLED)
+	$(PIP) -e ".[tutorials]"
 	touch $@
 
 clean:

@@ -153,6 +153,13 @@ def test_numbers_come_back_round(numbers: list[float]) -> None:
     np.testing.assert_allclose(back, numbers, rtol=1e-9, atol=1e-12)
 
 
+def test_no_dose_comes_back_as_minus_zero() -> None:
+    frame = pd.DataFrame({"dose": [0.0, 1.0, 2.0, 4.0, 4.0, 2.0, 2.0]})
+    conditions = Conditions.from_frame(frame)
+    codes = conditions.encode(frame) - 1e-7
+    assert not np.signbit(conditions.decode(codes)["dose"]).any()
+
+
 def test_a_number_that_never_varies_stays_finite() -> None:
     conditions = Conditions.from_frame(pd.DataFrame({"dose": [2.0, 2.0]}))
     assert conditions.encode({"dose": [2.0, 3.0]}).flatten().tolist() == [0.0, 1.0]

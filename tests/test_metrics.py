@@ -408,7 +408,10 @@ def bad_calls() -> list[tuple[Callable[[], object], str]]:
         (lambda: Space.fit(counts).genes(counts[:, :3]), r"counts have 3 genes; this space was fitted on 4"),
         (lambda: poisson_cells(counts, labels[:2], labels), r"4 cells have labels of shape \(2,\)"),
         (lambda: poisson_cells(counts, labels, np.array(["bb"])), r"no reference cell with counts \('bb'\)"),
-        (lambda: judge(counts, counts, counts), r"4 held-out real cells .* leave 2 cells a side .* at least 20"),
+        (
+            lambda: judge(counts, counts, counts),
+            r"4 held-out real cells .* leave 2 cells a side .* at least 20: hold out and generate more cells\.$",
+        ),
         (lambda: judge(many, many, many, metrics="mdm"), r"no metric 'mdm'. Did you mean 'mmd'\? Choose among 'wasser"),
         (lambda: judge(many, many, many, metrics=["mmd", "mmd"]), r"names no metric, or one twice"),
         (lambda: judge(many, many, many, real_labels=np.repeat("a", 60)), r"Labels were given for some"),

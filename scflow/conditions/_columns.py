@@ -185,7 +185,8 @@ class Continuous:
     def decode(self, codes: NDArray[np.float64]) -> NDArray[np.float64]:
         """The inverse of `encode`, rounded to what float32 codes can tell apart: 30 comes back as 30."""
         decimals = 5 - math.floor(math.log10(self.sd))
-        result: NDArray[np.float64] = np.round(codes * self.sd + self.mean, decimals)
+        # Adding zero makes 0 of -0, which prints as another dose.
+        result: NDArray[np.float64] = np.round(codes * self.sd + self.mean, decimals) + 0.0
         return result
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from scflow.flow._growth import Growth, Whitening
 from scflow.matching import plans
+from scflow.training.bars import bar_class
 
 __all__ = ["MOST_CELLS", "Ancestry", "Stages"]
 
@@ -108,7 +108,7 @@ class Ancestry:
         white = Whitening.fit(states(fitted).cpu())
         found = _Found.empty(white, stages)
         blocks = list(_blocks(stages, train, others, rng))
-        for block in tqdm(blocks, desc="plans", unit="plan", disable=None if progress else True):
+        for block in bar_class()(blocks, desc="plans", unit="plan", disable=None if progress else True):
             place = [white(states(part)) for part in (block.earlier, block.later, block.others)]
             found.add(block, place, stages, train, rng)
         return cls(found.ancestors, found.growth(white, stages))

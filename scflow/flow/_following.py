@@ -16,6 +16,7 @@ from scflow.flow._sampling import TILE, Sampling, along, generator
 from scflow.matching import solvers
 from scflow.matching.likelihood import Velocity
 from scflow.matching.objective import Velocity as Field
+from scflow.training.bars import bar_class
 from scflow.training.batches import Cells, Coordinates
 
 if TYPE_CHECKING:
@@ -60,11 +61,9 @@ def batches(n: int, sampling: Sampling, of: Tensor | None = None) -> Iterator[Ba
 
     `of` are the rows that they have among more cells, or among fewer, of which some are there several times.
     """
-    from tqdm.auto import tqdm
-
     alone = sampling.device.type == "cpu" or sampling.solver.adaptive
     size = TILE if alone else max(1, sampling.batch_size // TILE) * TILE
-    with tqdm(total=n, desc="cells", unit="cell", disable=None if sampling.progress else True) as bar:
+    with bar_class()(total=n, desc="cells", unit="cell", disable=None if sampling.progress else True) as bar:
         for first in range(0, n, size):
             last = min(n, first + size)
             tiles = range(first // TILE, -(-last // TILE))

@@ -14,6 +14,7 @@ from scflow.errors import Diverged
 from scflow.matching import FlowMatching, solvers
 from scflow.metrics import energy_distance
 from scflow.training import Optimisation, Run
+from scflow.training.bars import bar_class
 from scflow.training.fit import fit_pairs
 from scflow.training.groups import ByTurns
 
@@ -75,12 +76,10 @@ def generalised(
     start
         The field at its start, scaled by the pairs of the groups that take part.
     """
-    from tqdm.auto import tqdm
-
     # Looks alone decide, so one validation cell will do.
     alone = replace(run, progress=False, callbacks=(), checkpoints=None, validation=run.validation[:1])
     curves, at = [], np.zeros(0, dtype=np.int64)
-    for code in tqdm(held_out.tolist(), desc="groups held out", disable=not run.progress):
+    for code in bar_class()(held_out.tolist(), desc="groups held out", disable=None if run.progress else True):
         others = replace(turns, codes=turns.codes[turns.codes != code])
         field = start(others)
         look = _look(turns, code, run)

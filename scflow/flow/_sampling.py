@@ -19,6 +19,7 @@ from scflow.flow._balance import Balance, at_a_time, groups_of
 from scflow.matching import FlowMap, Rerouted, paths, solvers
 from scflow.matching import guidance as guiding
 from scflow.matching.objective import Velocity
+from scflow.training.bars import bar_class
 from scflow.training.run import autocast
 from scflow.training.workers import ALONE, Workers
 
@@ -190,13 +191,11 @@ def blocks(
 
 
 def _blocks(flow: Flow, n: int, condition: Tensor | None, sampling: Sampling, everywhere: bool) -> Iterator[Drawn]:
-    from tqdm.auto import tqdm
-
     # A solver that chooses its steps couples the cells of a batch: a tile is always a batch of its own.
     alone = sampling.device.type == "cpu" or sampling.solver.adaptive
     per_batch = TILE if alone else max(1, sampling.batch_size // TILE) * TILE
     silent, workers = None if sampling.progress else True, sampling.workers
-    with moved(flow, sampling.device), tqdm(total=n, desc="cells", unit="cell", disable=silent) as bar:
+    with moved(flow, sampling.device), bar_class()(total=n, desc="cells", unit="cell", disable=silent) as bar:
         balance = Balance.of(flow, n, condition, sampling)
         size = at_a_time(len(flow.genes) or flow.codec.dim, TILE)
         # Cells that are calibrated one by one are the same in any block: whole batches, there.

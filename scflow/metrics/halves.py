@@ -91,8 +91,10 @@ def _too_few(n: int, real: NDArray[np.str_], generated: NDArray[np.str_] | None)
             f"{len(real)} held-out cells leave {n} a side; expected at least {MIN_CELLS}. Hold out more: "
             "scflow.pp.split(adata, test_size=0.5)."
         )
+    labelled = len(np.unique(real)) > 1 or len(np.unique(generated)) > 1
+    mended = "hold out and generate more cells" + ", or compare them as one with condition=None" * labelled
     return (
         f"{len(real)} held-out real cells in two halves and {len(generated)} generated cells leave {n} cells a side of "
         f"the same conditions (real: {listed(np.unique(real))}; generated: {listed(np.unique(generated))}). Expected "
-        f"at least {MIN_CELLS}: hold out and generate more cells, or compare them as one with condition=None."
+        f"at least {MIN_CELLS}: {mended}."
     )

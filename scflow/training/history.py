@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from scflow.training.bars import bar_class
+
 __all__ = ["COLUMNS", "Callback", "Monitor", "Probe"]
 
 COLUMNS = (
@@ -52,11 +54,9 @@ class Monitor:
         callbacks: Sequence[Callback] = (),
         columns: Sequence[str] = (),
     ) -> None:
-        from tqdm.auto import tqdm
-
         self.rows: list[dict[str, float]] = []
         self.title, self.callbacks, self.columns = title, callbacks, (*COLUMNS, *columns)
-        self.bar: Any = tqdm(total=steps, desc=title, unit="step", disable=_silence(progress), leave=True)
+        self.bar: Any = bar_class()(total=steps, desc=title, unit="step", disable=_silence(progress), leave=True)
         self.since = time.perf_counter()
         self.elapsed: float | None = None
         self.shown = 0
