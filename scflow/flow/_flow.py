@@ -209,7 +209,7 @@ class Flow:
         return densities(self.weighted(sampling.weights), cells, condition, sampling, probes)
 
     def between(self, one: End, other: End, positions: NDArray[Any], sampling: Sampling | None = None) -> Line:
-        """Cells on the way from some to others: see :func:`scflow.flow._between.between`.
+        """Cells on the way from some to others: see ``scflow.flow._between``.
 
         Parameters
         ----------

@@ -100,9 +100,10 @@ def semi_relaxed(costs: Tensor, epsilon: float, reach: float) -> tuple[Tensor, T
 
     .. math:: \langle P, C \rangle + \varepsilon KL(P | a \otimes b) + \rho KL(P 1 | a), \quad P^T 1 = b.
 
-    Scaling in logarithms (Chizat et al. 2018, algorithm 1). The rows' half is a contraction by :math:`\rho / (\rho +
-    \varepsilon)` and the columns' half expands nothing, so it converges from anywhere. With an infinite reach the
-    plan is balanced, and may take longer than the 2,000 iterations that are made: the rows' masses are nearly equal.
+    Scaling in logarithms (Chizat et al. 2018, algorithm 1). The rows' half is a contraction by
+    :math:`\rho / (\rho + \varepsilon)` and the columns' half expands nothing, so it converges from anywhere. With an
+    infinite reach the plan is balanced, and may take longer than the 2,000 iterations that are made: the rows' masses
+    are nearly equal.
 
     Parameters
     ----------
@@ -113,8 +114,8 @@ def semi_relaxed(costs: Tensor, epsilon: float, reach: float) -> tuple[Tensor, T
 
     Returns
     -------
-    The logarithms u ``[n]`` and v ``[m]`` of the scalings: :math:`P_{ij} \propto e^{u_i + v_j - c_{ij} /
-    \varepsilon}`. The columns' half came last, so their masses are exact.
+    The logarithms u ``[n]`` and v ``[m]`` of the scalings:
+    :math:`P_{ij} \propto e^{u_i + v_j - c_{ij} / \varepsilon}`. The columns' half came last, so their masses are exact.
     """
     kernel, power = costs / -epsilon, 1 / (1 + epsilon / reach)
     u, v = costs.new_zeros(len(costs)), costs.new_zeros(costs.shape[1])
