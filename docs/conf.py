@@ -113,7 +113,9 @@ def read_page(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = paged((ROOT / path).read_text(encoding="utf-8"), posixpath.dirname(path))
     elif "/" not in name:
         source[0] = "\n".join(
-            line for line in paged(source[0], "docs").split("\n") if not re.fullmatch(r"[\w/]+\*", line) or any(HERE.glob(line))
+            line
+            for line in paged(source[0], "docs").split("\n")
+            if not re.fullmatch(r"[\w/]+\*", line) or any(HERE.glob(line))
         )
 
 

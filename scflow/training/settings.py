@@ -99,6 +99,11 @@ class Checkpoint:
         Write one at the first look after so many minutes, too.
     keep
         How many of the last ones are kept.
+
+    Examples
+    --------
+    >>> flow = scflow.tl.train(adata, steps=20, checkpoint=Checkpoint("run", keep=1), progress=False)  # doctest: +SKIP
+    >>> flow = scflow.tl.train(adata, steps=20, checkpoint="run", resume=True, progress=False)  # doctest: +SKIP
     """
 
     folder: str | os.PathLike[str]
