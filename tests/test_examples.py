@@ -48,7 +48,7 @@ def examples() -> list[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _shorter(small_flows: None) -> Iterator[None]:
-    """The codec of counts learns for 20 steps, and few cells are drawn to calibrate on: what is shown is how to call."""
+    """The codec of counts learns for 20 steps, and few cells are drawn to calibrate on: calls are what is shown."""
     learning = importlib.import_module("scflow.flow._learning")
     fit = learning.fit_counts
     with pytest.MonkeyPatch.context() as patch:

@@ -181,6 +181,14 @@ class Displaced(nn.Module):
     shift
         By how much the displacement of each condition differs from that, where it is known; all of the above are then
         of what it leaves.
+
+    Examples
+    --------
+    >>> from scflow.nn import MLP
+    >>> one = torch.ones(1)
+    >>> field = Displaced(MLP(1), centre=0 * one, spread=one, step=3 * one, step_sd=one)
+    >>> field(torch.zeros(2, 1), torch.zeros(2), None).tolist()  # untrained it moves all cells alike
+    [[3.0], [3.0]]
     """
 
     centre: Tensor
