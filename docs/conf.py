@@ -134,6 +134,20 @@ def copy_tutorials() -> None:
         (folder / notebook.name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
+def link_names(app: Sphinx, tree: nodes.document, page: str) -> None:
+    """In running text the name of something public, such as ``scflow.tl.train``, leads to its page."""
+    known = app.env.domains["py"].objects  # type: ignore[attr-defined]
+    for literal in list(tree.findall(nodes.literal)):
+        name = literal.astext()
+        if name not in known or isinstance(literal.parent, nodes.reference) or known[name].docname == page:
+            continue
+        literal["classes"].append("name")
+        to = app.builder.get_relative_uri(page, known[name].docname) + "#" + known[name].node_id
+        link = nodes.reference("", "", internal=True, refuri=to)
+        literal.replace_self(link)
+        link += literal
+
+
 def mathml(self: Any, node: nodes.Element, *, block: bool) -> None:
     """A formula as MathML, which browsers draw by themselves: nothing has to be loaded for it."""
     text = node.astext()
@@ -150,6 +164,7 @@ def setup(app: Sphinx) -> None:
     """Copy tutorials before pages are looked for, and draw formulas."""
     copy_tutorials()
     app.connect("source-read", read_page)
+    app.connect("doctree-resolved", link_names)
     app.add_html_math_renderer(
         "mathml",
         inline_renderers=(lambda self, node: mathml(self, node, block=False), None),
