@@ -131,6 +131,8 @@ def copy_tutorials() -> None:
                 lines = paged("".join(cell["source"]), "tutorials")
                 # From the folder of the copies, pages are one floor up; notebooks are beside each other.
                 cell["source"] = re.sub(r"\]\((?!\w+:|#|[\w-]+\.ipynb)", "](../", lines)
+        # So that cells in another language, %%bash, are read as what they are.
+        content["metadata"].setdefault("language_info", {"name": "python"})["pygments_lexer"] = "ipython3"
         (folder / notebook.name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
