@@ -83,9 +83,7 @@ def correlation(
 
     Examples
     --------
-    >>> import scflow
-    >>> adata = scflow.datasets.pbmc68k()
-    >>> axes = scflow.pl.correlation(adata[:400], adata[400:])  # doctest: +SKIP
+    >>> axes = scflow.pl.correlation(held_out, new)
     """
     if n_genes < 3:
         raise InputError(f"n_genes={n_genes!r} makes no picture; expected at least 3, such as n_genes=200.")

@@ -102,8 +102,10 @@ class Checkpoint:
 
     Examples
     --------
-    >>> flow = scflow.tl.train(adata, steps=20, checkpoint=Checkpoint("run", keep=1), progress=False)  # doctest: +SKIP
-    >>> flow = scflow.tl.train(adata, steps=20, checkpoint="run", resume=True, progress=False)  # doctest: +SKIP
+    >>> flow = scflow.tl.train(adata, steps=20, checkpoint=Checkpoint("run", keep=1), progress=False)
+    >>> same = scflow.tl.train(adata, steps=20, checkpoint="run", resume=True, progress=False)
+    >>> same.provenance["best_step"] == flow.provenance["best_step"]
+    True
     """
 
     folder: str | os.PathLike[str]
