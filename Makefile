@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TUTORIALS := $(VENV)/.installed-tutorials
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
-.PHONY: demo test lint tutorials fuzz clean
+.PHONY: demo test lint docs tutorials fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m scflow demo
@@ -34,6 +35,9 @@ lint: $(INSTALLED_DEV)
 tutorials: $(INSTALLED_TUTORIALS)
 	$(BIN)/python tutorials/run.py --jobs 2
 
+docs: $(INSTALLED_DOCS)
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
@@ -48,6 +52,10 @@ $(INSTALLED_TUTORIALS): $(INSTALLED)
 	$(PIP) -e ".[tutorials]"
 	touch $@
 
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP) -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) demo build dist docs/_build docs/api/generated docs/tutorials .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

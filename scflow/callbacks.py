@@ -26,6 +26,11 @@ class TensorBoard:
     ------
     InputError
         Where TensorBoard is not installed; it comes with the extra ``scflow-tools[tensorboard]``.
+
+    Examples
+    --------
+    >>> callback = TensorBoard("runs/first")  # doctest: +SKIP
+    >>> flow = scflow.tl.train(adata, callbacks=[callback])  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -60,6 +65,14 @@ class WeightsAndBiases:
     ------
     InputError
         Where wandb is not installed; it comes with the extra ``scflow-tools[wandb]``.
+
+    Examples
+    --------
+    >>> class Run:
+    ...     def log(self, row, step):
+    ...         print(step, row)
+    >>> WeightsAndBiases(run=Run())({"step": 100, "loss": 1.5, "mmd": float("nan")})
+    100 {'loss': 1.5}
     """
 
     def __init__(self, project: str = "scflow", *, name: str | None = None, run: Any = None) -> None:

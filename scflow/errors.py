@@ -11,11 +11,29 @@ __all__ = ["Diverged", "FileError", "InputError", "OutOfMemory", "check_seed", "
 
 
 class InputError(ValueError):
-    """Input that cannot be worked with: the message says what was found, what was expected, and what mends it."""
+    """Input that cannot be worked with: the message says what was found, what was expected, and what mends it.
+
+    Examples
+    --------
+    >>> try:
+    ...     scflow.tl.train(adata, condition="cel_type")
+    ... except InputError as error:
+    ...     print("Did you mean 'cell_type'?" in str(error))
+    True
+    """
 
 
 class FileError(ValueError):
-    """A file that cannot be read or written: damaged, of another kind, or of a newer format."""
+    """A file that cannot be read or written: damaged, of another kind, or of a newer format.
+
+    Examples
+    --------
+    >>> try:
+    ...     scflow.Flow.load("no_such_file.safetensors")
+    ... except (FileError, FileNotFoundError) as error:
+    ...     print(type(error).__name__)
+    FileError
+    """
 
 
 class Diverged(FloatingPointError):
@@ -23,6 +41,14 @@ class Diverged(FloatingPointError):
 
     `history` is the table of the run up to there, which :func:`scflow.tl.diagnose` reads. `flow` is the best flow
     before that, not calibrated, where a look at validation cells has found one; else None.
+
+    Examples
+    --------
+    >>> try:
+    ...     raise Diverged("The gradient is infinite.", history=None)
+    ... except FloatingPointError as error:
+    ...     print(error)
+    The gradient is infinite.
     """
 
     def __init__(self, message: str, history: Any, flow: Any = None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from scipy import sparse
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
@@ -160,3 +164,26 @@ def ring() -> Exact:
     """A ring of radius 2, without conditions."""
     angle = torch.arange(30) * (2 * torch.pi / 30)
     return exact_flow(2 * torch.stack([angle.cos(), angle.sin()], dim=1), 0.25, conditional=False)
+
+
+@pytest.fixture
+def short_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same story in seconds: few steps, quick metrics, and no UMAP, which takes long to compile."""
+    train, score = scflow.tl.train, scflow.tl.score
+
+    def short_train(adata: AnnData, **given: Any) -> scflow.Flow:
+        return train(adata, **given | {"steps": given.get("steps") or 10, "progress": False})
+
+    def short_score(real: AnnData, generated: AnnData, **given: Any) -> Any:
+        return score(real, generated, **given | {"metrics": ["mmd", "zero_fractions"]})
+
+    monkeypatch.setattr(scflow.tl, "train", short_train)
+    monkeypatch.setattr(scflow.tl, "score", short_score)
+
+    def short_umap(real: sparse.csr_matrix, generated: sparse.csr_matrix, seed: int) -> tuple[Any, Any]:
+        return real[:, :2].toarray(), generated[:, :2].toarray()
+
+    # By its full name: `scflow.pl.umap` is the function.
+    importlib.import_module("scflow.pl.umap")
+    monkeypatch.setattr(sys.modules["scflow.pl.umap"], "_embedded", short_umap)
+    monkeypatch.setattr("scflow.flow._learning._DRAWN", 200)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import anndata
 import pytest
-from anndata import AnnData
-from scipy import sparse
 
-import scflow
 from scflow.__main__ import main
 
 HERE = Path(__file__).resolve().parents[1]
@@ -24,31 +20,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S)
 
 
-@pytest.fixture
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same story in seconds: few steps, quick metrics, and no UMAP, which takes long to compile."""
-    import scflow.pl
-
-    train, score = scflow.tl.train, scflow.tl.score
-
-    def short_train(adata: AnnData, **given: Any) -> scflow.Flow:
-        return train(adata, **given | {"steps": given.get("steps") or 10, "progress": False})
-
-    def short_score(real: AnnData, generated: AnnData, **given: Any) -> Any:
-        return score(real, generated, **given | {"metrics": ["mmd", "zero_fractions"]})
-
-    monkeypatch.setattr(scflow.tl, "train", short_train)
-    monkeypatch.setattr(scflow.tl, "score", short_score)
-
-    def short_umap(real: sparse.csr_matrix, generated: sparse.csr_matrix, seed: int) -> tuple[Any, Any]:
-        return real[:, :2].toarray(), generated[:, :2].toarray()
-
-    # By its full name: `scflow.pl.umap` is the function.
-    monkeypatch.setattr(sys.modules["scflow.pl.umap"], "_embedded", short_umap)
-    monkeypatch.setattr("scflow.flow._learning._DRAWN", 200)
-
-
-@pytest.mark.usefixtures("_short")
+@pytest.mark.usefixtures("short_story")
 @pytest.mark.filterwarnings("ignore:.* conditions have fewer than:UserWarning")
 def test_the_code_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,27 @@ class Codec(nn.Module, ABC):
     ----------
     n_genes, dim
         Length of a row of counts, and of a state.
+
+    Examples
+    --------
+    >>> class Identity(Codec):
+    ...     name = "identity"
+    ...
+    ...     def __init__(self, n_genes):
+    ...         super().__init__()
+    ...         self.n_genes = self.dim = n_genes
+    ...
+    ...     def settings(self):
+    ...         return {"n_genes": self.n_genes}
+    ...
+    ...     def encode(self, counts, condition, *, rng):
+    ...         return counts
+    ...
+    ...     def decode(self, state, condition, *, rng):
+    ...         return state.round().clamp_min(0)
+    >>> codec = Identity(3)
+    >>> codec.decode(torch.tensor([[0.2, 1.6, -1.0]]), None, rng=rng).tolist()
+    [[0.0, 2.0, 0.0]]
     """
 
     name: ClassVar[str]

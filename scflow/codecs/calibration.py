@@ -41,6 +41,15 @@ class Calibration(nn.Module):
         Probability that a value takes its group's map, ``[n_groups]``.
     sizes
         Training cells in all, then of each group, int64 ``[1 + n_groups]``; 0 where that is not known.
+
+    Examples
+    --------
+    >>> poor = counts.copy()
+    >>> poor.data = poor.data // 2  # a model that draws too few molecules
+    >>> group = np.zeros(counts.shape[0], dtype=np.int64)
+    >>> mended = Calibration.fit(poor, group, counts, group).carry(poor, group, rng=rng)
+    >>> bool(abs(mended.mean() - counts.mean()) < abs(poor.mean() - counts.mean()))
+    True
     """
 
     groups: Tensor

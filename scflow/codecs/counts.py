@@ -64,6 +64,12 @@ class Counts(Codec):
     answers
         Of a codec of cells that are carried: number of categories of each condition of the target cells, 0 for a
         continuous one. There is room then for what codes leave out of both populations (`scflow.training.answers`).
+
+    Examples
+    --------
+    >>> codec = Counts.start(counts, None, latent=4)  # untrained, with the mean profile known
+    >>> codec.name, codec.dim  # the latent code and the library size
+    ('counts', 5)
     """
 
     name = "counts"

@@ -14,7 +14,14 @@ __all__ = ["Embedding"]
 
 
 class Embedding(Codec):
-    """Coordinates ``[n, dim]``, each with mean 0 and standard deviation 1."""
+    """Coordinates ``[n, dim]``, each with mean 0 and standard deviation 1.
+
+    Examples
+    --------
+    >>> codec = Embedding.fit(np.array([[0.0, 10.0], [2.0, 30.0]]))
+    >>> codec.mean_state(torch.tensor([[2.0, 10.0]]), None).tolist()
+    [[1.0, -1.0]]
+    """
 
     name = "embedding"
     summarizes = True

@@ -21,6 +21,13 @@ class Entries:
         The counts, float32 ``[n_stored]``; anything in padding.
     n_cells, n_genes
         Shape of the matrix.
+
+    Examples
+    --------
+    >>> import torch
+    >>> entries = Entries(torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([5.0, 1.0]), n_cells=2, n_genes=3)
+    >>> entries.dense().tolist(), entries.sizes.tolist()
+    ([[0.0, 0.0, 5.0], [1.0, 0.0, 0.0]], [5.0, 1.0])
     """
 
     cell: Tensor

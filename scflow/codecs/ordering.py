@@ -40,6 +40,14 @@ def coexpression_order(
     -------
     Tensor
         Column numbers, int64 ``[n_genes]``.
+
+    Examples
+    --------
+    >>> from scflow.codecs import Standardized, gene_statistics
+    >>> genes = Standardized.fit(gene_statistics(counts), np.asarray(counts.sum(1)).ravel())
+    >>> order = coexpression_order(counts, genes, patch=4)
+    >>> sorted(order.tolist()) == list(range(counts.shape[1]))
+    True
     """
     components = PCA.fit(counts, genes, n_components=n_components, seed=seed)
     loadings = components.axes * components.scale

@@ -22,6 +22,14 @@ class PCA(Codec):
 
     The way back gives a smooth expectation, around which counts are drawn; what the left-out components held is lost
     but for what calibration puts back gene by gene.
+
+    Examples
+    --------
+    >>> from scflow.codecs import Standardized, gene_statistics
+    >>> genes = Standardized.fit(gene_statistics(counts), np.asarray(counts.sum(1)).ravel())
+    >>> codec = PCA.fit(counts, genes, n_components=5)
+    >>> codec.encode(torch.from_numpy(counts[:2].toarray()).float(), None, rng=rng).shape  # and the library size
+    torch.Size([2, 6])
     """
 
     name = "pca"

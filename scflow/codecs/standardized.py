@@ -29,6 +29,13 @@ class Standardized(Codec):
     ----------
     n_genes, target_sum, clip, counts
         See above; `clip` is in standard deviations.
+
+    Examples
+    --------
+    >>> from scflow.codecs import gene_statistics
+    >>> genes = Standardized.fit(gene_statistics(counts), np.asarray(counts.sum(1)).ravel())
+    >>> genes.encode(torch.from_numpy(counts[:2].toarray()).float(), None, rng=rng).shape  # and the library size
+    torch.Size([2, 41])
     """
 
     name = "genes"

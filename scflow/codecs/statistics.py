@@ -43,6 +43,12 @@ class GeneStatistics:
         Fraction of cells in which the gene's count is zero, float64 `[n_genes]`.
     target_sum
         Counts per cell after size normalisation.
+
+    Examples
+    --------
+    >>> found = gene_statistics(counts)
+    >>> found.mean.shape == found.sd.shape == found.dropout.shape
+    True
     """
 
     mean: NDArray[np.float64]
@@ -90,6 +96,12 @@ def gene_statistics(counts: sparse.csr_matrix, target_sum: float | str = 1e4, ch
     ------
     InputError
         Where `target_sum` is neither a positive number nor `"median"`, or there are no cells.
+
+    Examples
+    --------
+    >>> counts = sparse.csr_matrix(np.array([[1, 0], [1, 3]]))
+    >>> gene_statistics(counts).dropout.tolist()
+    [0.0, 0.5]
     """
     if counts.shape[0] == 0:
         raise InputError("Statistics of genes need at least one cell; counts has 0 rows.")

@@ -30,6 +30,11 @@ def as_column(values: pd.Series[Any], name: str) -> pd.Series[Any]:
     ------
     InputError
         Where the values are neither categories nor numbers (dates, complex numbers).
+
+    Examples
+    --------
+    >>> as_column(pd.Series(["T", "B", None]), "cell_type").tolist()
+    ['T', 'B', nan]
     """
     if isinstance(values.dtype, pd.CategoricalDtype):
         return values.cat.remove_unused_categories()
@@ -68,6 +73,12 @@ class Categorical:
         The labels as text; a label's place is its code.
     kind
         What the labels were: they come back as that.
+
+    Examples
+    --------
+    >>> column = Categorical("cell_type", ("B", "T"))
+    >>> column.encode(["T", "B"]).tolist()
+    [1.0, 0.0]
     """
 
     name: str
@@ -135,6 +146,12 @@ class Continuous:
         The column of `.obs`.
     mean, sd
         Of the training cells.
+
+    Examples
+    --------
+    >>> column = Continuous.fit("dose", pd.Series([0.0, 2.0]))
+    >>> column.encode([1.0, 2.0]).tolist()
+    [0.0, 1.0]
     """
 
     name: str

@@ -120,6 +120,14 @@ class Embedded:
         Those of the training cells.
     mean, sd
         Of the training labels' vectors, each label once; `sd` is 0 where an entry never varied.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> labels = pd.Series(pd.Categorical(["A", "B", "ctrl"]))
+    >>> column = Embedded.fit("drug", labels, Parts(("A", "B"), none=("ctrl",)))
+    >>> column.encode(["A+B"]).shape
+    (1, 2)
     """
 
     name: str

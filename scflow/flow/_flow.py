@@ -64,6 +64,14 @@ class Flow:
         take as much room as the field; ``dataclasses.replace(flow, raw=None)`` leaves them out.
     growth
         Of a flow through a time course, how many descendants cells have; ``None`` for others.
+
+    Examples
+    --------
+    >>> drawn = flow.draw(5, {"cell_type": "type_0"})
+    >>> drawn.counts.shape, drawn.state.shape
+    ((5, 40), (5, 21))
+    >>> flow.provenance["n_cells"], flow.conditions.names
+    (80, ('cell_type',))
     """
 
     field: Preconditioned | Displaced | Bare | FlowMap
@@ -205,7 +213,7 @@ class Flow:
         return densities(self.weighted(sampling.weights), cells, condition, sampling, probes)
 
     def between(self, one: End, other: End, positions: NDArray[Any], sampling: Sampling | None = None) -> Line:
-        """Cells on the way from some to others: see :func:`scflow.flow._between.between`.
+        """Cells on the way from some to others: see ``scflow.flow._between``.
 
         Parameters
         ----------

@@ -63,6 +63,12 @@ class Sampling:
         The processes that draw a block of cells each in turn.
     precision
         In which the field multiplies matrices. The solver and the way back to counts are in float32 always.
+
+    Examples
+    --------
+    >>> sampling = Sampling(guidance=1.5, solver=solvers.RK4(), steps=6, seed=1)
+    >>> flow.draw(5, None, sampling).evaluations
+    24.0
     """
 
     guidance: float | Mapping[str, float] | guiding.Guidance = 1.0
@@ -142,6 +148,12 @@ class Drawn:
         Encoded conditions ``[n, n_conditions]``, or ``None``.
     evaluations
         How often the solver evaluated the velocity for a cell, on average.
+
+    Examples
+    --------
+    >>> drawn = flow.draw(5)
+    >>> drawn.counts.dtype, drawn.noise.shape == drawn.state.shape
+    (dtype('int32'), True)
     """
 
     counts: sparse.csr_matrix | None

@@ -45,6 +45,11 @@ class Watch:
         Cells a side, at most: as many as there are validation cells otherwise.
     steps
         Midpoint steps of a draw.
+
+    Examples
+    --------
+    >>> Watch(every=5, n_cells=200).columns[:2]
+    ('forest_auc', 'forest_auc_floor')
     """
 
     every: int = 5

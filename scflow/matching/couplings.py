@@ -31,6 +31,14 @@ class Coupling(ABC):
     penalty
         The price of a squared difference of one between the numbers that two cells are conditioned on. Without one
         (``None``), only cells whose numbers are the same are of one group.
+
+    Examples
+    --------
+    >>> class Reversed(Coupling):
+    ...     def pair(self, x0, x1, group, *, rng):
+    ...         return torch.arange(len(x0)).flip(0)
+    >>> Reversed().pair(torch.zeros(3, 1), torch.ones(3, 1), None, rng=rng).tolist()
+    [2, 1, 0]
     """
 
     by_group: bool = True
@@ -46,7 +54,13 @@ class Coupling(ABC):
 
 @dataclass(frozen=True)
 class Independent(Coupling):
-    """Pairs as they were drawn."""
+    """Pairs as they were drawn.
+
+    Examples
+    --------
+    >>> Independent().pair(torch.zeros(3, 1), torch.ones(3, 1), None, rng=rng) is None
+    True
+    """
 
     by_group = False
 
@@ -83,6 +97,14 @@ class Optimal(Coupling):
         its cells. Of 256 cells of 20 coordinates, one of which is the number and a half of noise, the noise has a
         correlation with the number of 0.53 at no price, 0.08 at 10, 0.03 at 30 and 0.00 at 100, at mean costs of 18,
         21, 23 and 24; as drawn it is 40.
+
+    Examples
+    --------
+    >>> x0, x1 = torch.tensor([[0.0], [10.0]]), torch.tensor([[9.0], [1.0]])
+    >>> Optimal().pair(x0, x1, None, rng=rng).tolist()
+    [1, 0]
+    >>> Optimal().pair(x0, x1, torch.tensor([0, 1]), rng=rng).tolist()  # each alone in its group
+    [0, 1]
     """
 
     penalty: float | None = None
@@ -113,6 +135,12 @@ class Entropic(Coupling):
     ----------
     epsilon
         The weight of the entropy, in units of the group's mean squared distance.
+
+    Examples
+    --------
+    >>> x0, x1 = torch.tensor([[0.0], [10.0]]), torch.tensor([[9.0], [1.0]])
+    >>> Entropic(epsilon=0.01).pair(x0, x1, None, rng=rng).tolist()
+    [1, 0]
     """
 
     epsilon: float = 0.05
@@ -150,6 +178,14 @@ class Unbalanced(Coupling):
     reach
         What it costs to make or destroy mass, in the same units: about the squared distance beyond which that is
         cheaper than to carry it. The larger, the more balanced.
+
+    Examples
+    --------
+    >>> x0 = torch.tensor([[0.0], [0.1], [0.2], [9.0]])  # three of one kind, one of the other
+    >>> x1 = torch.tensor([[0.0], [0.1], [9.0], [9.1]])  # two and two
+    >>> index = Unbalanced(reach=0.1).pair(x0, x1, None, rng=rng)
+    >>> (index < 2).tolist()  # the three come from the two that are like them
+    [True, True, True, False]
     """
 
     epsilon: float = 0.05
@@ -187,6 +223,12 @@ class Partial(Coupling):
     ----------
     mass
         The share of cells that is paired, above 0 and at most 1, rounded to whole cells of a group, at least one.
+
+    Examples
+    --------
+    >>> x0, x1 = torch.tensor([[0.0], [1.0], [50.0]]), torch.tensor([[1.0], [0.0], [2.0]])
+    >>> Partial(mass=0.67).pair(x0, x1, None, rng=rng).tolist()  # the outlier has no partner
+    [1, 0, -1]
     """
 
     mass: float = 0.9
@@ -231,6 +273,13 @@ def growth(x1: Tensor, x0: Tensor, *, epsilon: float = 0.05, reach: float = 1.0)
         Where `epsilon` or `reach` is not above 0.
     RuntimeError
         Where the iteration did not converge.
+
+    Examples
+    --------
+    >>> x1 = torch.tensor([[0.0], [9.0]])
+    >>> x0 = torch.tensor([[0.0], [0.0], [0.0], [9.0]])
+    >>> [round(number, 1) for number in growth(x1, x0, reach=0.1).tolist()]
+    [1.5, 0.5]
     """
     settings = Unbalanced(epsilon, reach)
     target, source = (_exact(x) for x in (x0, x1))
@@ -243,6 +292,12 @@ def groups_of(condition: Tensor | None, group: Tensor | None = None) -> Tensor |
 
     It is the condition that the field is told, after some have been dropped for guidance: "none" has a law of its own.
     Cells of different codes of `group` ``[n]`` are never equal.
+
+    Examples
+    --------
+    >>> condition = torch.tensor([[0.0], [1.0], [0.0], [torch.nan], [torch.nan]])
+    >>> groups_of(condition).tolist()
+    [0, 1, 0, 2, 2]
     """
     if condition is None and group is None:
         return None
@@ -268,6 +323,12 @@ def priced(condition: Tensor, numbers: Sequence[int], penalty: float) -> tuple[T
     -------
     The condition with the numbers made equal ("none" stays apart), for groups, and the coordinates
     ``[n, n_numbers]``.
+
+    Examples
+    --------
+    >>> told, place = priced(torch.tensor([[0.0, 1.0], [1.0, 3.0]]), [1], penalty=4.0)
+    >>> told.tolist(), place.tolist()
+    ([[0.0, 0.0], [1.0, 0.0]], [[2.0], [6.0]])
     """
     columns = list(numbers)
     values, told = condition[:, columns], condition.clone()

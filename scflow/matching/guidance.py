@@ -122,6 +122,13 @@ class Guided:
         The times at which guidance applies; outside, the scale is 1.
     widths
         How many columns each condition takes; one each unless given.
+
+    Examples
+    --------
+    >>> field = lambda x, t, c: torch.where(c.isnan(), 0.0, c)  # the velocity is the condition
+    >>> guided = Guided(field, 2.0)
+    >>> guided(torch.zeros(1, 1), torch.zeros(1), torch.tensor([[3.0]])).tolist()
+    [[6.0]]
     """
 
     field: Velocity

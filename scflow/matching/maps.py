@@ -30,6 +30,16 @@ class FlowMap(nn.Module):
         Variance of each coordinate, ``[dim]`` or scalar.
     shift
         How far the data of each condition lie from the mean, where that is known.
+
+    Examples
+    --------
+    >>> from scflow.nn import MLP
+    >>> network = MLP(2)
+    >>> network.take_two_times()
+    >>> flow_map = FlowMap(network, torch.ones(2), torch.ones(2))
+    >>> x, t, s = torch.randn(3, 2, generator=rng), torch.ones(3), torch.zeros(3)
+    >>> flow_map.between(x, t, s, None).allclose(x)  # untrained it is the map between equal normal laws
+    True
     """
 
     data_variance: Tensor

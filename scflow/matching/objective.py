@@ -37,6 +37,14 @@ class FlowMatching:
     ------
     InputError
         Where the weight is not defined on the path, or has no mean under the time law to divide it by.
+
+    Examples
+    --------
+    >>> from scflow.nn import MLP
+    >>> matching = FlowMatching(weight=weights.MinSNR(), coupling=couplings.Optimal())
+    >>> x0, x1 = torch.randn(64, 2, generator=rng) + 3, torch.randn(64, 2, generator=rng)
+    >>> matching.loss(MLP(2), x0, x1, None, rng=rng).shape
+    torch.Size([])
     """
 
     path: paths.Path = field(default_factory=paths.Linear)

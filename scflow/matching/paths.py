@@ -38,12 +38,25 @@ _HALVINGS = 60
 
 
 def like(t: Tensor, x: Tensor) -> Tensor:
-    """Times `t` of shape ``[n]`` (or a scalar) with as many trailing axes as `x` has, for broadcasting."""
+    """Times `t` of shape ``[n]`` (or a scalar) with as many trailing axes as `x` has, for broadcasting.
+
+    Examples
+    --------
+    >>> like(torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 4)).shape
+    torch.Size([2, 1, 1])
+    """
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
 class PathSample(NamedTuple):
-    """A point on a path and the conditional velocity there."""
+    """A point on a path and the conditional velocity there.
+
+    Examples
+    --------
+    >>> x0, x1, t = torch.zeros(1, 1), torch.ones(1, 1), torch.tensor([0.25])
+    >>> Linear().sample(x0, x1, t)
+    PathSample(x=tensor([[0.2500]]), velocity=tensor([[1.]]))
+    """
 
     x: Tensor
     velocity: Tensor
@@ -56,6 +69,16 @@ class Path(ABC):
     ----------
     end
         The latest time that the path is trained at and solved from: 1, unless its velocity has no limit there.
+
+    Examples
+    --------
+    >>> class Detour(Path):
+    ...     def sample(self, x0, x1, t):
+    ...         t = like(t, x0)
+    ...         bow = (torch.pi * t).sin()
+    ...         return PathSample((1 - t) * x0 + t * x1 + bow, x1 - x0 + torch.pi * (torch.pi * t).cos())
+    >>> Detour().sample(torch.zeros(1, 1), torch.ones(1, 1), torch.tensor([0.5])).x.tolist()
+    [[1.5]]
     """
 
     end: float = 1.0
@@ -66,7 +89,14 @@ class Path(ABC):
 
 
 class Coefficients(NamedTuple):
-    """How much of data and noise is in the mixture at a time, and how fast that changes."""
+    """How much of data and noise is in the mixture at a time, and how fast that changes.
+
+    Examples
+    --------
+    >>> at = Linear().coefficients(torch.tensor(0.25))
+    >>> at.alpha.item(), at.sigma.item(), at.determinant.item()
+    (0.75, 0.25, 1.0)
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -85,7 +115,14 @@ class Coefficients(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a state is made of, and where it goes: three ways of saying the same."""
+    """What a state is made of, and where it goes: three ways of saying the same.
+
+    Examples
+    --------
+    >>> x, t = torch.tensor([[2.5]]), torch.tensor([0.5])
+    >>> Linear().given_data(x, t, torch.tensor([[1.0]]))
+    Predictions(data=tensor([[1.]]), noise=tensor([[4.]]), velocity=tensor([[3.]]))
+    """
 
     data: Tensor
     noise: Tensor
@@ -93,7 +130,18 @@ class Predictions(NamedTuple):
 
 
 class Affine(Path):
-    r"""A path :math:`x_t = \alpha(t) x_0 + \sigma(t) x_1` (Lipman et al. 2023, section 4)."""
+    r"""A path :math:`x_t = \alpha(t) x_0 + \sigma(t) x_1` (Lipman et al. 2023, section 4).
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Quadratic(Affine):
+    ...     def coefficients(self, t):
+    ...         return Coefficients(1 - t**2, t**2, -2 * t, 2 * t)
+    >>> Quadratic().sample(torch.zeros(1, 1), torch.ones(1, 1), torch.tensor([0.5])).velocity.tolist()
+    [[1.0]]
+    """
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> Coefficients:
@@ -214,6 +262,12 @@ class VariancePreservingLinear(Affine):
     ----------
     end
         The latest time, above 0 and below 1.
+
+    Examples
+    --------
+    >>> at = VariancePreservingLinear().coefficients(torch.tensor(0.6))
+    >>> round(at.alpha.item(), 3), round(at.sigma.item(), 3)
+    (0.8, 0.6)
     """
 
     end: float = _ALMOST_ONE
@@ -276,6 +330,11 @@ def affine(path: Path, what: str) -> Affine:
     ------
     InputError
         Where it is not.
+
+    Examples
+    --------
+    >>> affine(Linear(), "guidance")
+    Linear()
     """
     if isinstance(path, Affine):
         return path
@@ -286,7 +345,13 @@ def affine(path: Path, what: str) -> Affine:
 
 
 def quotient(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b``, and 0 where `b` is 0 but for rounding."""
+    """``a / b``, and 0 where `b` is 0 but for rounding.
+
+    Examples
+    --------
+    >>> quotient(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.0])).tolist()
+    [0.5, 0.0]
+    """
     zero = b.abs() <= torch.finfo(b.dtype).eps
     return torch.where(zero, 0, a / torch.where(zero, 1, b))
 

@@ -23,6 +23,12 @@ class Shift(nn.Module):
     ----------
     weight
         W, ``[n_columns, dim]``; rows of zeros for conditions that are no vectors. None of a condition is no move.
+
+    Examples
+    --------
+    >>> shift = Shift(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))  # a row for each part
+    >>> shift(torch.tensor([[1.0, 1.0]])).tolist()
+    [[1.0, 2.0]]
     """
 
     weight: Tensor
@@ -59,6 +65,14 @@ class Preconditioned(nn.Module):
         Standard deviation of each coordinate, ``[dim]`` or scalar.
     shift
         How far the data of each condition lie from the mean, where that is known; `data_sd` is of what it leaves.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> from scflow.nn import MLP
+    >>> field = Preconditioned(MLP(1), Linear(), data_sd=torch.tensor([2.0]), noise_sd=torch.tensor([1.0]))
+    >>> field(torch.ones(1, 1), torch.zeros(1), None).tolist()  # at the data the best linear velocity is -x
+    [[-1.0]]
     """
 
     data_variance: Tensor
@@ -131,6 +145,12 @@ class Bare(nn.Module):
     ----------
     network
         ``network(x, t, condition) -> velocity``, all of the shape of `x`.
+
+    Examples
+    --------
+    >>> from scflow.nn import MLP
+    >>> Bare(MLP(2))(torch.zeros(3, 2), torch.zeros(3), None).shape
+    torch.Size([3, 2])
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -161,6 +181,14 @@ class Displaced(nn.Module):
     shift
         By how much the displacement of each condition differs from that, where it is known; all of the above are then
         of what it leaves.
+
+    Examples
+    --------
+    >>> from scflow.nn import MLP
+    >>> one = torch.ones(1)
+    >>> field = Displaced(MLP(1), centre=0 * one, spread=one, step=3 * one, step_sd=one)
+    >>> field(torch.zeros(2, 1), torch.zeros(2), None).tolist()  # untrained it moves all cells alike
+    [[3.0], [3.0]]
     """
 
     centre: Tensor
@@ -197,5 +225,13 @@ class Displaced(nn.Module):
 def preconditioned(
     network: nn.Module, path: Path, data_sd: Tensor, noise_sd: Tensor, shift: Shift | None = None
 ) -> Preconditioned | Bare:
-    """The field around a network: preconditioned on any affine path, bare on another."""
+    """The field around a network: preconditioned on any affine path, bare on another.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> from scflow.nn import MLP
+    >>> type(preconditioned(MLP(1), Linear(), torch.ones(1), torch.ones(1))).__name__
+    'Preconditioned'
+    """
     return Preconditioned(network, path, data_sd, noise_sd, shift) if isinstance(path, Affine) else Bare(network)

@@ -32,6 +32,15 @@ class Rerouted:
         A field that was trained on the path `trained`.
     trained, path
         The path that it was trained on, and the one to follow. Guidance goes inside: ``Rerouted(Guided(...), ...)``.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear, VariancePreserving
+    >>> to_zero = lambda x, t, c: x / t[:, None]  # the field of data that are all 0
+    >>> other = Rerouted(to_zero, Linear(), VariancePreserving())
+    >>> velocity = other(torch.ones(1, 1), torch.tensor([0.5]), None)
+    >>> round(velocity.item(), 4)  # pi / 2 on the circle, halfway
+    1.5708
     """
 
     field: Velocity

@@ -19,6 +19,13 @@ class Staged(nn.Module):
         ``field(x, t, condition) -> velocity`` at the times of the whole course.
     length
         Of an interval, h.
+
+    Examples
+    --------
+    >>> from scflow.nn import MLP
+    >>> field = Staged(MLP(2), length=0.25)
+    >>> field(torch.zeros(3, 2), torch.rand(3, generator=rng), torch.full((3, 1), 0.5)).shape
+    torch.Size([3, 2])
     """
 
     def __init__(self, field: nn.Module, length: float) -> None:

@@ -24,6 +24,15 @@ class Time(ABC):
     ----------
     corrected
         Whether the loss is divided by the density, so that the law changes the variance of the loss and not its mean.
+
+    Examples
+    --------
+    >>> class Early(Time):
+    ...     def quantile(self, u):
+    ...         return u**3
+    >>> t = torch.tensor([0.125])
+    >>> [round(x, 2) for x in Early().density(t).tolist()]  # 1 / (3 t^(2/3))
+    [1.33]
     """
 
     corrected: bool = False
@@ -48,7 +57,13 @@ class Time(ABC):
 
 @dataclass(frozen=True)
 class Uniform(Time):
-    """Every time is drawn independently and equally often."""
+    """Every time is drawn independently and equally often.
+
+    Examples
+    --------
+    >>> Uniform().sample(3, rng=rng).shape
+    torch.Size([3])
+    """
 
     def quantile(self, u: Tensor) -> Tensor:
         """The share itself."""
@@ -65,7 +80,13 @@ class Uniform(Time):
 
 @dataclass(frozen=True)
 class Stratified(Time):
-    """Uniform, with one draw in each of `n` equal bins: the loss of a batch varies less from step to step."""
+    """Uniform, with one draw in each of `n` equal bins: the loss of a batch varies less from step to step.
+
+    Examples
+    --------
+    >>> (Stratified().sample(4, rng=rng).sort().values * 4).long().tolist()  # one in each quarter
+    [0, 1, 2, 3]
+    """
 
     def quantile(self, u: Tensor) -> Tensor:
         """The share itself."""
@@ -85,6 +106,11 @@ class Importance(Time):
     corrected
         ``False``: times near the data count more, as with a weight. ``True``: importance sampling in its true sense,
         the loss is divided by the density and keeps the mean that it has under uniform times.
+
+    Examples
+    --------
+    >>> Importance().quantile(torch.tensor([0.5])).tolist()  # half of the times are below a quarter
+    [0.25]
     """
 
     corrected: bool = False
@@ -108,6 +134,11 @@ class LogitNormal(Time):
         Of the logit: above 0 favours the noise, below 0 the data.
     scale
         Standard deviation of the logit, above 0.
+
+    Examples
+    --------
+    >>> [round(t, 2) for t in LogitNormal().quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()]
+    [0.22, 0.5, 0.78]
     """
 
     mean: float = 0.0
@@ -141,6 +172,12 @@ class UShaped(Time):
     ----------
     a
         How deep the U is, above 0; the ends are ``cosh(a / 2)`` times as dense as the middle.
+
+    Examples
+    --------
+    >>> density = UShaped().density(torch.tensor([0.0, 0.5]))
+    >>> round((density[0] / density[1]).item(), 2)  # cosh(2)
+    3.76
     """
 
     a: float = 4.0

@@ -23,6 +23,15 @@ class Weight(ABC):
     """How much the squared error of the velocity counts at time t.
 
     Only its shape matters: the objective divides it by its mean under the time law.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> class Middle(Weight):
+    ...     def __call__(self, t, path):
+    ...         return t * (1 - t)
+    >>> Middle()(torch.tensor([0.0, 0.5]), Linear()).tolist()
+    [0.0, 0.25]
     """
 
     @abstractmethod
@@ -32,7 +41,14 @@ class Weight(ABC):
 
 @dataclass(frozen=True)
 class Uniform(Weight):
-    """Every time counts the same."""
+    """Every time counts the same.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> [round(w, 3) for w in Uniform()(torch.tensor([0.1, 0.5, 0.9]), Linear()).tolist()]
+    [1.0, 1.0, 1.0]
+    """
 
     def __call__(self, t: Tensor, path: Path) -> Tensor:
         """One, everywhere."""
@@ -50,6 +66,12 @@ class InverseSNR(Weight):
     ----------
     gamma
         The clamp, above 0.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> [round(w, 3) for w in InverseSNR()(torch.tensor([0.1, 0.5, 0.9]), Linear()).tolist()]
+    [0.0, 0.25, 4.05]
     """
 
     gamma: float = 5.0
@@ -75,6 +97,12 @@ class MinSNR(Weight):
     ----------
     gamma
         The clamp, above 0.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> [round(w, 3) for w in MinSNR()(torch.tensor([0.1, 0.5, 0.9]), Linear()).tolist()]
+    [0.05, 0.25, 0.01]
     """
 
     gamma: float = 5.0
@@ -91,7 +119,14 @@ class MinSNR(Weight):
 
 @dataclass(frozen=True)
 class Endpoint(Weight):
-    """More at the data: ``(1 - t)^2``, defined on the velocity."""
+    """More at the data: ``(1 - t)^2``, defined on the velocity.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> [round(w, 3) for w in Endpoint()(torch.tensor([0.1, 0.5, 0.9]), Linear()).tolist()]
+    [0.81, 0.25, 0.01]
+    """
 
     def __call__(self, t: Tensor, path: Path) -> Tensor:
         """``(1 - t)^2``."""
@@ -100,7 +135,14 @@ class Endpoint(Weight):
 
 @dataclass(frozen=True)
 class EndpointNoise(Weight):
-    """More at the noise: ``t^2``, defined on the velocity."""
+    """More at the noise: ``t^2``, defined on the velocity.
+
+    Examples
+    --------
+    >>> from scflow.matching.paths import Linear
+    >>> [round(w, 3) for w in EndpointNoise()(torch.tensor([0.1, 0.5, 0.9]), Linear()).tolist()]
+    [0.01, 0.25, 0.81]
+    """
 
     def __call__(self, t: Tensor, path: Path) -> Tensor:
         """``t^2``."""

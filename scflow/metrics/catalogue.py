@@ -43,6 +43,13 @@ class Metric:
         What it tells, in a few words.
     needs_labels
         Whether it means nothing without categories of cells.
+
+    Examples
+    --------
+    >>> METRICS["forest_auc_genes"].about
+    'whether a forest can tell cells by their genes'
+    >>> METRICS["mmd"].has_ratio
+    False
     """
 
     measure: Measure

@@ -38,6 +38,14 @@ class OutOfFold:
     fold_x, fold_y
         In which fold each cell was scored, integers `[n]` and `[m]`: scores of two folds come from two classifiers
         and are not comparable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 2))
+    >>> scores = out_of_fold(x, y, classifier="logistic")
+    >>> scores.x.shape, sorted(set(scores.fold_x.tolist()))
+    ((100,), [0, 1, 2, 3, 4])
     """
 
     x: NDArray[np.float64]
@@ -108,6 +116,14 @@ def out_of_fold(
     ----------
     strata_x, strata_y
         A label for each cell, such as its type; every fold gets its share of each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 2))
+    >>> scores = out_of_fold(x, y + 5, classifier="logistic")
+    >>> bool(scores.x.mean() > scores.y.mean())
+    True
     """
     x, y = check_clouds(x, y)
     if classifier not in CLASSIFIERS:
@@ -141,6 +157,13 @@ def auc(scores: OutOfFold) -> Estimate:
     -------
     Estimate
         NaN where no fold has cells of both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = np.zeros(2, dtype=np.int64)
+    >>> auc(OutOfFold(np.array([0.9, 0.4]), np.array([0.5, 0.1]), one, one)).value
+    0.75
     """
     pairs, of_x, of_y = 0, np.zeros(len(scores.x)), np.zeros(len(scores.y))
     opponents_x, opponents_y = np.zeros(len(scores.x)), np.zeros(len(scores.y))

@@ -22,6 +22,11 @@ class Estimate(NamedTuple):
     low, high
         Where the metric would fall, 95 times in 100, with other cells of the same two populations at the same numbers
         of cells; NaN where no interval was asked for.
+
+    Examples
+    --------
+    >>> Estimate(0.5, 0.4, 0.6).value
+    0.5
     """
 
     value: float

@@ -62,6 +62,15 @@ def fold_change_slope(
     ------
     InputError
         Where shapes do not fit, or there are fewer than 2 conditions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = np.repeat(["a", "b"], 30)
+    >>> rates = np.where(labels[:, None] == "a", [1.0, 5.0, 3.0], [5.0, 1.0, 3.0])
+    >>> x, y = (sparse.csr_matrix(np.log1p(np.random.default_rng(seed).poisson(rates))) for seed in (0, 1))
+    >>> bool(fold_change_slope(x, labels, y, labels, interval=False).value > 0.8)
+    True
     """
     check_cells(x, y)
     classes = np.unique(labels_y)

@@ -75,7 +75,15 @@ def halve(
 
 
 def set_aside(labels: NDArray[Any], seed: int = 0) -> NDArray[np.bool_]:
-    """True for a random half of the cells, of every category alike."""
+    """True for a random half of the cells, of every category alike.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> half = set_aside(np.repeat(["a", "b"], 10))
+    >>> int(half[:10].sum()), int(half[10:].sum())
+    (5, 5)
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     order = order[np.argsort(np.unique(labels, return_inverse=True)[1][order], kind="stable")]

@@ -35,6 +35,12 @@ def median_distance(x: NDArray[Any], y: NDArray[Any] | None = None, *, seed: int
     ------
     InputError
         Where there are fewer than two cells, or half of the distances are zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> median_distance(np.array([[0.0], [3.0]]))
+    3.0
     """
     from scipy.spatial.distance import pdist
 
@@ -130,6 +136,13 @@ def energy_distance(
     -------
     Estimate
         In the units of `x`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 2))
+    >>> bool(energy_distance(x, y + 5).value > 1 > energy_distance(x, y).value)
+    True
     """
     x, y = check_clouds(x, y)
     return _two_sample(x, y, lambda squares: -np.sqrt(squares), n_bootstrap if interval else 0, seed)

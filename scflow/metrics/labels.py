@@ -26,6 +26,13 @@ def label_model(x: NDArray[Any], labels: NDArray[Any]) -> Any:
     ------
     InputError
         Where lengths do not fit, or there is only one label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> label_model(x, np.array(["a", "a", "b", "b"])).predict([[4.0]]).tolist()
+    ['b']
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -112,6 +119,14 @@ def train_on_synthetic(
     ------
     InputError
         Where lengths do not fit, or `x` has only one label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> labels = np.array(["a", "a", "b", "b"])
+    >>> train_on_synthetic(x, labels, x + 0.2, labels, interval=False).value
+    1.0
     """
     guessed = label_model(x, labels_x).predict(y)
     return macro_f1(np.asarray(guessed), np.asarray(labels_y), interval=interval, seed=seed)

@@ -96,6 +96,13 @@ def recall(x: NDArray[Any], y: NDArray[Any], *, k: int = NEIGHBOURS, interval: b
     -------
     Estimate
         Between 0 and 1; less than 1 for two real samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 2))
+    >>> recall(x + 50, y).value, bool(recall(x, y).value > 0.5)
+    (0.0, True)
     """
     return precision(y, x, k=k, interval=interval, seed=seed)
 
@@ -118,6 +125,13 @@ def density(
     -------
     Estimate
         At least 0, without an upper end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 2))
+    >>> density(x + 50, y).value, bool(density(x, y).value > 0.5)
+    (0.0, True)
     """
     x, y = _checked(x, y, k)
     inside = _counted(x, y, radii(y, k) if radii_y is None else radii_y, of_centres=False, seed=seed)
@@ -142,6 +156,13 @@ def coverage(
     -------
     Estimate
         Between 0 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 2))
+    >>> coverage(x + 50, y).value, bool(coverage(x, y).value > 0.5)
+    (0.0, True)
     """
     x, y = _checked(x, y, k)
     inside = _counted(x, y, radii(y, k) if radii_y is None else radii_y, of_centres=True, seed=seed)

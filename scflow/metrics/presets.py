@@ -198,6 +198,14 @@ def judge_as(
     ------
     InputError
         As :func:`judge`, and where the preset is not known.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> real, new = (sparse.csr_matrix(x) for x in np.random.default_rng(0).poisson(2.0, size=(2, 100, 50)))
+    >>> rows = judge_as("cfgen", real, new)
+    >>> rows[0].condition, len({row.metric for row in rows})
+    ('all', 3)
     """
     recipe = preset_named(preset)
     given = (real_labels, generated_labels, reference_labels)

@@ -77,6 +77,13 @@ def judge(
     ------
     InputError
         Where shapes do not fit, a metric is not known, or fewer than 20 cells a side are left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> real, new = (sparse.csr_matrix(x) for x in np.random.default_rng(0).poisson(2.0, size=(2, 100, 30)))
+    >>> [row.metric for row in judge(real, new, metrics=["gene_means", "zero_fractions"])]
+    ['gene_means', 'zero_fractions']
     """
     labelled = real_labels is not None
     names = meaningful(known(list(metrics) if not isinstance(metrics, str) else metrics), labelled)

@@ -39,6 +39,16 @@ class Row(NamedTuple):
         ``value / floor``; NaN where that means nothing.
     low, high
         95 % interval of the value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from scflow.metrics import judge
+    >>> real, new = (sparse.csr_matrix(x) for x in np.random.default_rng(0).poisson(2.0, size=(2, 100, 30)))
+    >>> row = judge(real, new, metrics="gene_means")[0]
+    >>> row.condition, row.metric, bool(row.low <= row.value <= row.high)
+    ('all', 'gene_means', True)
     """
 
     condition: str

@@ -114,14 +114,30 @@ class Space:
 
 
 def library_sizes(counts: sparse.csr_matrix) -> NDArray[np.float64]:
-    """Total counts of each cell, float64 `[n_cells]`."""
+    """Total counts of each cell, float64 `[n_cells]`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = sparse.csr_matrix(np.array([[0, 1], [4, 1]]))
+    >>> library_sizes(x).tolist()
+    [1.0, 5.0]
+    """
     totals = np.concatenate([[0.0], np.cumsum(counts.data, dtype=np.float64)])
     result: NDArray[np.float64] = np.diff(totals[counts.indptr])
     return result
 
 
 def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Log1p of counts per 10,000, CSR float32; a cell without counts is a row of zeros."""
+    """Log1p of counts per 10,000, CSR float32; a cell without counts is a row of zeros.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = sparse.csr_matrix(np.array([[0, 1], [5, 5]]))
+    >>> log_normalised(x).toarray().round(1).tolist()
+    [[0.0, 9.199999809265137], [8.5, 8.5]]
+    """
     sizes = library_sizes(counts)
     scale = np.divide(_TARGET, sizes, out=np.zeros_like(sizes), where=sizes > 0)
     values = np.log1p(counts.data * np.repeat(scale, np.diff(counts.indptr))).astype(np.float32)

@@ -21,6 +21,11 @@ class FiLM(nn.Module):
     """``x * (1 + scale) + shift``, both from a vector, a pair for each channel (Perez et al. 2018, equation 2).
 
     The modulation starts at zero: at first the block passes its input through.
+
+    Examples
+    --------
+    >>> FiLM(8, 4)(torch.ones(2, 8), torch.ones(2, 4)).shape
+    torch.Size([2, 8])
     """
 
     def __init__(self, width: int, context: int) -> None:
@@ -38,6 +43,11 @@ class AdaLN(nn.Module):
     """LayerNorm without an affine of its own, then shift and scale from a vector (Peebles and Xie 2023, section 3.2).
 
     The modulation starts at zero: at first the block is a plain LayerNorm.
+
+    Examples
+    --------
+    >>> AdaLN(8, 4)(torch.randn(2, 8, generator=rng), torch.ones(2, 4)).shape
+    torch.Size([2, 8])
     """
 
     def __init__(self, width: int, context: int) -> None:
@@ -52,7 +62,13 @@ class AdaLN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """``x + W2 silu(W1 AdaLN(x))``."""
+    """``x + W2 silu(W1 AdaLN(x))``.
+
+    Examples
+    --------
+    >>> ResidualBlock(8, 4)(torch.ones(2, 8), torch.ones(2, 4)).shape
+    torch.Size([2, 8])
+    """
 
     def __init__(self, width: int, context: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -66,7 +82,13 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, batch first (Vaswani et al. 2017, section 3.2)."""
+    """Multi-head self-attention, batch first (Vaswani et al. 2017, section 3.2).
+
+    Examples
+    --------
+    >>> Attention(8, heads=2)(torch.ones(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -91,6 +113,11 @@ class TransformerBlock(nn.Module):
 
     Six modulations come from the context: shift, scale and gate, for either branch. They start at zero, and with them
     the block as the identity. The last layers of the branches do not: beside a closed gate they would never learn.
+
+    Examples
+    --------
+    >>> TransformerBlock(8, 4, heads=2)(torch.ones(2, 5, 8), torch.ones(2, 4)).shape
+    torch.Size([2, 5, 8])
     """
 
     def __init__(self, width: int, context: int, *, heads: int = 4, dropout: float = 0.0) -> None:
@@ -111,7 +138,13 @@ class TransformerBlock(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """A ResNet block of dense layers, ``W x + W2 silu(FiLM(norm(W1 silu(norm(x)))))``, between two widths."""
+    """A ResNet block of dense layers, ``W x + W2 silu(FiLM(norm(W1 silu(norm(x)))))``, between two widths.
+
+    Examples
+    --------
+    >>> DenseBlock(8, 3, 4)(torch.ones(2, 8), torch.ones(2, 4)).shape
+    torch.Size([2, 3])
+    """
 
     def __init__(self, width: int, out: int, context: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -127,7 +160,13 @@ class DenseBlock(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A ResNet block of convolutions with GroupNorm, SiLU and FiLM (Dhariwal and Nichol 2021, section 3)."""
+    """A ResNet block of convolutions with GroupNorm, SiLU and FiLM (Dhariwal and Nichol 2021, section 3).
+
+    Examples
+    --------
+    >>> ConvBlock(8, 3, 4)(torch.ones(2, 8, 6, 6), torch.ones(2, 4)).shape
+    torch.Size([2, 3, 6, 6])
+    """
 
     def __init__(self, channels: int, out: int, context: int, *, dropout: float = 0.0) -> None:
         super().__init__()

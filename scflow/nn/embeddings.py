@@ -15,6 +15,11 @@ def sinusoids(t: Tensor, width: int, *, scale: float = 1000.0, period: float = 1
     """Half sines, half cosines of `t` ``[n]``, as ``[n, width]``, in float32 (Vaswani et al. 2017, section 3.5).
 
     Times in [0, 1] are scaled by 1000 first: unscaled, nearly all of the embedding is one direction.
+
+    Examples
+    --------
+    >>> sinusoids(torch.tensor([0.0]), 4).tolist()
+    [[0.0, 0.0, 1.0, 1.0]]
     """
     half = width // 2
     frequencies = torch.exp(-math.log(period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
@@ -23,7 +28,13 @@ def sinusoids(t: Tensor, width: int, *, scale: float = 1000.0, period: float = 1
 
 
 class TimeEmbedding(nn.Module):
-    """A time as a vector: sinusoids of `scale` times it, and a two-layer network."""
+    """A time as a vector: sinusoids of `scale` times it, and a two-layer network.
+
+    Examples
+    --------
+    >>> TimeEmbedding(16)(torch.tensor([0.0, 0.5, 1.0])).shape
+    torch.Size([3, 16])
+    """
 
     def __init__(self, width: int, *, frequencies: int = 128, scale: float = 1000.0) -> None:
         super().__init__()
@@ -56,6 +67,12 @@ class ConditionEmbedding(nn.Module):
         m entries, which are columns beside each other.
     width
         Length of the vector.
+
+    Examples
+    --------
+    >>> embedding = ConditionEmbedding((3, 0), 16)  # three types, and a dose
+    >>> embedding(torch.tensor([[2.0, 0.1], [torch.nan, torch.nan]])).shape
+    torch.Size([2, 16])
     """
 
     def __init__(self, cardinalities: Sequence[int], width: int) -> None:

@@ -25,6 +25,19 @@ class Field(nn.Module, ABC):
     ----------
     settings
         What the constructor needs to build the network anew, as JSON types; weights follow in the state dict.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Linear(Field):
+    ...     def __init__(self, dim, *, cardinalities=()):
+    ...         super().__init__({"dim": dim}, cardinalities, context=8)
+    ...         self.layer = torch.nn.Linear(dim + 8, dim)
+    ...
+    ...     def forward(self, x, t, condition=None):
+    ...         return self.layer(torch.cat([x, self.context(t, condition)], dim=1))
+    >>> Linear(2, cardinalities=(3,))(torch.zeros(4, 2), torch.zeros(4), torch.ones(4, 1)).shape
+    torch.Size([4, 2])
     """
 
     settings: dict[str, Any]

@@ -94,9 +94,7 @@ def correlation(
 
     Examples
     --------
-    >>> import scflow
-    >>> adata = scflow.datasets.pbmc68k()
-    >>> axes = scflow.pl.correlation(adata[:400], adata[400:])  # doctest: +SKIP
+    >>> axes = scflow.pl.correlation(held_out, new)
     """
     check_seed(seed)
     check_whole(n_genes, "n_genes", least=0)

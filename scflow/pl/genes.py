@@ -58,6 +58,12 @@ def genes(
     ------
     InputError
         Where values are no counts, or the two share fewer than two genes.
+
+    Examples
+    --------
+    >>> axes = scflow.pl.genes(held_out, new)
+    >>> axes[0].get_ylabel()
+    'variance of counts'
     """
     profiles = [profile(counts) for counts in shared_counts({"real": real, "generated": generated}, layer)]
     left, right = axes = axes_of(ax, 2, 4.8, 4.0)

@@ -66,6 +66,12 @@ def history(
     ------
     InputError
         Where there is no history, it has no steps, or not the columns that a panel draws.
+
+    Examples
+    --------
+    >>> axes = scflow.pl.history(flow, panels=["loss", "gradient"])
+    >>> len(axes)
+    2
     """
     table = _table(flow, key)
     names = _panels(panels, table)

@@ -102,9 +102,10 @@ def response(
 
     Examples
     --------
-    >>> import scflow
-    >>> scflow.tl.transport(controls, flow)  # doctest: +SKIP
-    >>> ax = scflow.pl.response(stimulated, controls)  # doctest: +SKIP
+    >>> controls = adata[adata.obs["batch"] == "batch_0"].copy()
+    >>> stimulated = held_out[held_out.obs["batch"] == "batch_1"].copy()
+    >>> scflow.tl.transport(controls, carry, progress=False)
+    >>> ax = scflow.pl.response(stimulated, controls)
     """
     check_whole(n_top, "n_top", least=2)
     check_whole(n_names, "n_names", least=0)

@@ -64,6 +64,11 @@ def score(
     ------
     InputError
         Where there is no table, it lacks columns, or it has no such condition.
+
+    Examples
+    --------
+    >>> table = scflow.tl.score(held_out, new, reference=adata, metrics=["mmd", "zero_fractions"])
+    >>> axes = scflow.pl.score(table)
     """
     table = read_scores(scores)
     conditions = list(dict.fromkeys(table["condition"].astype(str)))

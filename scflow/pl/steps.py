@@ -71,6 +71,11 @@ def steps(
     ------
     InputError
         Where there is no table, or it lacks columns or rows.
+
+    Examples
+    --------
+    >>> table = scflow.tl.steps(flow, held_out, reference=adata, evaluations=[2, 4], metrics="mmd", progress=False)
+    >>> axes = scflow.pl.steps(table)
     """
     rows = _table(table, key)
     metrics = list(dict.fromkeys(rows["metric"].astype(str)))

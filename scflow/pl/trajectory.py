@@ -121,8 +121,9 @@ def trajectory(
 
     Examples
     --------
-    >>> import scflow
-    >>> ax = scflow.pl.trajectory(paths, background=adata, color="cell_type")  # doctest: +SKIP
+    >>> controls = adata[adata.obs["batch"] == "batch_0"].copy()
+    >>> paths = scflow.tl.trajectory(controls, carry, times=3, progress=False)
+    >>> ax = scflow.pl.trajectory(paths, background=adata, color="cell_type")
     """
     slot = _keys.slots(key)
     paths = checked(paths, name="paths")

@@ -108,8 +108,9 @@ def transport(
 
     Examples
     --------
-    >>> import scflow
-    >>> axes = scflow.pl.transport(carried, held_out, color="cell_type")  # doctest: +SKIP
+    >>> controls = adata[adata.obs["batch"] == "batch_0"].copy()
+    >>> scflow.tl.transport(controls, carry, progress=False)
+    >>> axes = scflow.pl.transport(controls, held_out, basis="pca", color="cell_type")
     """
     slot = _keys.slots(key)
     adatas = [checked(carried, name="carried")]

@@ -71,9 +71,7 @@ def umap(
 
     Examples
     --------
-    >>> import scflow
-    >>> adata = scflow.datasets.pbmc68k()
-    >>> axes = scflow.pl.umap(adata[:400], adata[400:], color="cell_type")  # doctest: +SKIP
+    >>> axes = scflow.pl.umap(held_out, new, color="cell_type")
     """
     check_seed(seed)
     adatas = {"real": real, "generated": generated}

@@ -100,9 +100,9 @@ def velocity(
 
     Examples
     --------
-    >>> import scflow
-    >>> scflow.tl.velocity(cells, flow)  # doctest: +SKIP
-    >>> ax = scflow.pl.velocity(cells, basis="umap", background=adata, color="cell_type")  # doctest: +SKIP
+    >>> controls = adata[adata.obs["batch"] == "batch_0"].copy()
+    >>> scflow.tl.velocity(controls, carry)
+    >>> ax = scflow.pl.velocity(controls, basis="scflow", color="cell_type")
     """
     adata, slot = checked(adata), _keys.slots(key)
     _check(adata, slot, kind, n_neighbors, n_grid)

@@ -88,12 +88,8 @@ def report(
 
     Examples
     --------
-    >>> import scflow
-    >>> adata = scflow.datasets.pbmc68k()
-    >>> train, held_out = scflow.pp.split(adata, stratify="cell_type", test_size=0.5)
-    >>> flow = scflow.tl.train(train, condition="cell_type")  # doctest: +SKIP
-    >>> new = scflow.tl.generate(flow, 350)  # doctest: +SKIP
-    >>> scflow.tl.report(held_out, new, reference=train, flow=flow)  # doctest: +SKIP
+    >>> scores = scflow.tl.score(held_out, new, reference=adata, metrics=["mmd", "zero_fractions"])
+    >>> scflow.tl.report(held_out, new, reference=adata, scores=scores, flow=flow)
     PosixPath('report.html')
     """
     target = _target(path, overwrite)

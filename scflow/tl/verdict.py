@@ -30,7 +30,7 @@ def verdict(scores: pd.DataFrame | AnnData) -> str:
     - the **worst conditions** by name. One in twenty intervals misses its floor by chance, so that a condition with
       one figure off is no cause for worry.
 
-    The rules are data: :data:`scflow.metrics.symptoms.READINGS` says what it usually means where a metric is above or
+    The rules are data: ``scflow.metrics.symptoms.READINGS`` says what it usually means where a metric is above or
     below its floor. They tell what to look at, not what is the case.
 
     Parameters

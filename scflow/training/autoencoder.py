@@ -42,6 +42,16 @@ def fit_counts(
 
     Then find what codes leave out: of each category's mean, and at most `shared` directions that residuals have in
     common. `effects` are those of `scflow.codecs.Counts`.
+
+    Examples
+    --------
+    >>> from scflow.training import Run
+    >>> from scflow.training.batches import Cells
+    >>> rows = torch.arange(counts.shape[0])
+    >>> run = Run(rows[:60], rows[60:], batch_size=32, seed=0, device=torch.device("cpu"), progress=False)
+    >>> codec, trained = fit_counts(counts, Cells(counts, run.device), None, (), run, latent=4, steps=10)
+    >>> codec.dim
+    5
     """
     rng = run.generator(5)
     on_cpu = None if condition is None else condition.cpu()

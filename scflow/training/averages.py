@@ -14,7 +14,13 @@ __all__ = ["AVERAGES", "Average", "Constant", "Nothing", "Power", "Ramp"]
 
 
 class Average(ABC):
-    """A law of decays."""
+    """A law of decays.
+
+    Examples
+    --------
+    >>> [round(law.decay(5000), 4) for law in (Constant(), Ramp(), Power(), Nothing())]
+    [0.9999, 0.9982, 0.9964, 0.0]
+    """
 
     @abstractmethod
     def decay(self, n: int) -> float:
@@ -26,6 +32,11 @@ class Constant(Average):
     """The same decay at every step: after n steps ``decay**n`` of the average is still the random start.
 
     After 5,000 steps with 0.9999 that is 61 %: only for long runs.
+
+    Examples
+    --------
+    >>> Constant(0.99).decay(0), Constant(0.99).decay(1000)
+    (0.99, 0.99)
     """
 
     decay_rate: float = 0.9999
@@ -40,7 +51,13 @@ class Constant(Average):
 
 @dataclass(frozen=True)
 class Ramp(Average):
-    """A decay that grows with the steps taken, ``min(decay, (1 + n) / (10 + n))``: the start is soon forgotten."""
+    """A decay that grows with the steps taken, ``min(decay, (1 + n) / (10 + n))``: the start is soon forgotten.
+
+    Examples
+    --------
+    >>> Ramp().decay(0), Ramp().decay(100_000)
+    (0.1, 0.999)
+    """
 
     decay_rate: float = 0.999
 
@@ -64,6 +81,12 @@ class Power(Average):
     ----------
     width
         Standard deviation of the profile as a share of the run, above 0 and below 0.288 (a uniform mean).
+
+    Examples
+    --------
+    >>> law = Power(width=0.1)
+    >>> law.decay(0), law.decay(10) < law.decay(1000)
+    (0.0, True)
     """
 
     width: float = 0.05
@@ -91,7 +114,13 @@ class Power(Average):
 
 @dataclass(frozen=True)
 class Nothing(Average):
-    """No average: the weights as they are. Cells drawn with it are worse; there for comparison."""
+    """No average: the weights as they are. Cells drawn with it are worse; there for comparison.
+
+    Examples
+    --------
+    >>> Nothing().decay(100)
+    0.0
+    """
 
     def decay(self, n: int) -> float:
         """Nothing is kept."""

@@ -62,6 +62,15 @@ class Checkpoints:
         Where the folder holds a run and `resume` is false, or the run in it is of other data or settings.
     FileError
         Where the folder cannot be made, or none of its checkpoints can be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from scflow.training import Checkpoint
+    >>> store = Checkpoints(Checkpoint(tempfile.mkdtemp()), {"data": "mine"}, resume=False)
+    >>> store.finish("codec", {"weight": torch.ones(2)})
+    >>> store.finished("codec")["weight"].tolist()
+    [1.0, 1.0]
     """
 
     def __init__(self, settings: Checkpoint, identity: Mapping[str, Any], *, resume: bool) -> None:

@@ -73,6 +73,23 @@ def fit_field(
     `widths` are the columns of each condition, which are dropped together: one each unless given. `shift` is how far
     the data of each condition lie from the mean, where that is known. `look` is called with the field at every
     `look_every`-th look at the validation cells, and its values are kept in the history as `look_columns`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scflow.training import Run
+    >>> rows = torch.arange(200)
+    >>> run = Run(rows[:180], rows[180:], batch_size=32, seed=0, device=torch.device("cpu"), progress=False)
+    >>> from scflow.codecs import Embedding
+    >>> from scflow.matching import FlowMatching, noises
+    >>> from scflow.nn import MLP
+    >>> from scflow.training.batches import Coordinates, states_of
+    >>> points = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    >>> codec = Embedding.fit(points)
+    >>> states = states_of(Coordinates(points, run.device), codec, None)
+    >>> field, trained = fit_field(MLP(2), states, None, noises.Gaussian(), FlowMatching(), run, steps=20, lr=1e-3)
+    >>> field(torch.zeros(3, 2), torch.zeros(3), None).shape
+    torch.Size([3, 2])
     """
     rows = run.train[:1024]
     first = states.states(rows, rng=run.generator(2))
@@ -109,7 +126,28 @@ def fit_pairs(
     look_every: int = 1,
     patience: int = _PATIENCE,
 ) -> Trained:
-    """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled."""
+    """Train a field, in place, on pairs of cells and noise: fresh ones, or those that another flow has coupled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scflow.training import Run
+    >>> rows = torch.arange(200)
+    >>> run = Run(rows[:180], rows[180:], batch_size=32, seed=0, device=torch.device("cpu"), progress=False)
+    >>> from scflow.codecs import Embedding
+    >>> from scflow.matching import FlowMatching, noises
+    >>> from scflow.nn import MLP
+    >>> from scflow.training.batches import Coordinates, states_of
+    >>> points = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    >>> codec = Embedding.fit(points)
+    >>> states = states_of(Coordinates(points, run.device), codec, None)
+    >>> from scflow.matching import Bare
+    >>> from scflow.training.pairs import Fresh
+    >>> pairs = Fresh(states, None, noises.Gaussian(), 0.1)
+    >>> trained = fit_pairs(Bare(MLP(2)), pairs, FlowMatching(), run, steps=20, lr=1e-3)
+    >>> trained.interrupted
+    False
+    """
     rng, workers = run.generator(1), run.workers
     most = _most(field, run.device)
     bins, losses_of = TimeBins(objective, workers), workers.wrapped(_Losses(field, objective))
@@ -175,6 +213,18 @@ def fit_module(
 
     `rng` is what `loss` draws from; checkpoints keep it. After `patience` looks without a better one, and a hundred
     steps, the run ends. One that diverges after a look is returned as well, and says so.
+
+    Examples
+    --------
+    >>> from scflow.training import Run
+    >>> rows = torch.arange(200)
+    >>> run = Run(rows[:180], rows[180:], batch_size=32, seed=0, device=torch.device("cpu"), progress=False)
+    >>> x = torch.randn(200, 1, generator=rng)
+    >>> model = torch.nn.Linear(1, 1)
+    >>> loss = lambda rows: (model(x[rows]) - 3 * x[rows]).square().mean()
+    >>> trained = fit_module(model, loss, lambda: loss(run.validation).item(), run, rng, steps=300, lr=0.1)
+    >>> round(model.weight.item(), 1)
+    3.0
     """
     settings = optimisation or Optimisation()
     every = max(1, min(500, steps // _LOOKS))

@@ -36,6 +36,12 @@ class Trained:
 
     `raw` are the weights of the best step as they were, by name; the module itself is left with their average.
     `diverged` is the message of the error that ended the run after that step, to be raised once its flow is made.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> Trained(pd.DataFrame({"step": [10], "loss": [1.0]}), best_step=10, interrupted=False).best_step
+    10
     """
 
     history: pd.DataFrame
@@ -94,6 +100,27 @@ def train(
         whatever is raised.
     OutOfMemory
         Where there was no room for a step.
+
+    Examples
+    --------
+    >>> import contextlib
+    >>> from scflow.training import Plan
+    >>> from scflow.training.history import Monitor
+    >>> model = torch.nn.Linear(1, 1)
+    >>> x = torch.randn(64, 1, generator=rng)
+    >>> loss = lambda rows: (model(x[rows]) - 3 * x[rows]).square().mean()
+    >>> trained = train(
+    ...     model,
+    ...     loss,
+    ...     [torch.arange(64)] * 200,
+    ...     lambda: loss(torch.arange(64)).item(),
+    ...     torch.optim.AdamW(model.parameters(), lr=0.1),
+    ...     Plan(200),
+    ...     Monitor(200, title="example", progress=False),
+    ...     contextlib.nullcontext,
+    ... )
+    >>> round(model.weight.item(), 1)
+    3.0
     """
     run, alone = Progress(module, optimizer, plan, monitor, scaler), workers.size == 1
     if keeper is not None:

@@ -37,6 +37,12 @@ class Plan:
         The law of the weight average, and how many steps it may wait for its next move.
     schedule, warmup, accumulate
         See :class:`scflow.training.Optimisation`.
+
+    Examples
+    --------
+    >>> plan = Plan(steps=1000, warmup=100)
+    >>> plan.factor(50), round(plan.factor(1000), 3)
+    (0.51, 0.0)
     """
 
     steps: int

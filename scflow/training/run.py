@@ -40,6 +40,13 @@ class Run:
         In which order a field is shown its cells, from their rows, the size of a batch and a generator.
     workers
         The processes that share the work; each has `batch_size` cells of a batch.
+
+    Examples
+    --------
+    >>> rows = torch.arange(100)
+    >>> run = Run(rows[:90], rows[90:], batch_size=32, seed=0, device=torch.device("cpu"), progress=False)
+    >>> torch.rand(1, generator=run.generator(1)).equal(torch.rand(1, generator=run.generator(1)))
+    True
     """
 
     train: Tensor

@@ -99,6 +99,13 @@ class Checkpoint:
         Write one at the first look after so many minutes, too.
     keep
         How many of the last ones are kept.
+
+    Examples
+    --------
+    >>> flow = scflow.tl.train(adata, steps=20, checkpoint=Checkpoint("run", keep=1), progress=False)
+    >>> same = scflow.tl.train(adata, steps=20, checkpoint="run", resume=True, progress=False)
+    >>> same.provenance["best_step"] == flow.provenance["best_step"]
+    True
     """
 
     folder: str | os.PathLike[str]
