@@ -64,6 +64,11 @@ class OutOfMemory(MemoryError):
     """A training that found no room for a step: the message says how large a batch was, and what takes less.
 
     What the device or the system said is its `__cause__`.
+
+    Examples
+    --------
+    >>> issubclass(OutOfMemory, MemoryError)
+    True
     """
 
 
@@ -74,6 +79,11 @@ def check_seed(seed: Any) -> int:
     ------
     InputError
         Where it is none.
+
+    Examples
+    --------
+    >>> check_seed(7)
+    7
     """
     try:
         number = operator.index(seed)

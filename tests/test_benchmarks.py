@@ -388,14 +388,16 @@ def test_speed_runs(script: Callable[[str], ModuleType], capsys: pytest.CaptureF
     short = ["--rounds", "2", "--seconds", "0.02", "--precisions", "float32", "--threads", "1"]
     assert script("speed").main([*sizes, *short]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    trained = [line for line in lines if "float32" in line]
+    trained = [line for line in lines if "float32" in line and "|" in line]
     assert [line[0] for line in trained] == ["counts", "genes"]
     for line in trained:
         figures = line[line.index("|") + 1 :]
         assert 0.1 < float(figures[0]) < 10
         assert 0 < float(figures[-3].rstrip("%")) <= float(figures[-2].rstrip("%"))
     drawn = [
-        [float(rate.replace(",", "")) for rate in line[2:]] for line in lines if line[1:2] == ["60"] and len(line) == 6
+        [float(rate.replace(",", "")) for rate in line[3:]]
+        for line in lines
+        if line[1:3] == ["60", "float32"] and len(line) == 7
     ]
     assert len(drawn) == 2
     assert all(rates[0] > rates[-1] > 0 for rates in drawn)

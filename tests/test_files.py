@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import faults
+import damages
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -62,11 +62,11 @@ def test_the_fixtures_are_small_and_of_every_kind() -> None:
 
 
 def test_a_file_cut_anywhere_is_refused(saved: Path) -> None:
-    assert [what for what, good in faults.truncations(saved, Flow.load) if not good] == []
+    assert [what for what, good in damages.truncations(saved, Flow.load) if not good] == []
 
 
 def test_a_bit_turned_anywhere_is_found(saved: Path) -> None:
-    assert [what for what, good in faults.flips(saved, Flow.load) if not good] == []
+    assert [what for what, good in damages.flips(saved, Flow.load) if not good] == []
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_umask_is_never_touched(saved: Path, monkeypatch: pytest.MonkeyPatch
 
 @POSIX
 def test_a_full_disk_leaves_the_old_file_and_says_what_is_needed(tmp_path: Path) -> None:
-    assert [what for what, good in faults.full_disks(tmp_path) if not good] == []
+    assert [what for what, good in damages.full_disks(tmp_path) if not good] == []
 
 
 @POSIX
@@ -183,11 +183,11 @@ def test_a_full_file_system(tmp_path: Path) -> None:
 
 @POSIX
 def test_a_kill_leaves_a_whole_file(tmp_path: Path) -> None:
-    assert [what for what, good in faults.kills(tmp_path, 4) if not good] == []
+    assert [what for what, good in damages.kills(tmp_path, 4) if not good] == []
 
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:
-    assert [what for what, good in faults.writers(tmp_path, 20) if not good] == []
+    assert [what for what, good in damages.writers(tmp_path, 20) if not good] == []
 
 
 @POSIX

@@ -32,6 +32,14 @@ CODEC = "scflow.codecs.Counts.losses"
 
 
 @pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A shell starts what runs in its background deaf to Ctrl-C, and Python leaves it at that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the children."""
     monkeypatch.setattr("scflow.nn.mlp._width", lambda dim: 16)

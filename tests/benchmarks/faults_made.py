@@ -279,6 +279,7 @@ def started(library: Library, what: str, folder: Path) -> subprocess.Popen[str]:
 
 def ctrl_c(library: Library, folder: Path, rng: np.random.Generator, tries: int) -> Iterator[End]:
     """Interrupt a training, and use what was learnt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background is deaf to Ctrl-C
     for _ in range(tries):
         cells, model, ready = cells_of(), None, threading.Event()
         kept = {}
