@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def resumed(folder: Path, space: str) -> Flow:
         ("genes", "scflow.training.loop._validated", 11, "flow-00000022"),
         ("genes", "torch.optim.AdamW.step", 30, "flow-00000030"),
         ("genes", "scflow.training.progress.load", 8, "flow-"),  # in the best average, at whatever look is better
-        ("genes", "os.fsync", 5, "flow-00000020"),  # in a checkpoint
+        ("genes", "os.fsync", 9, "flow-00000020"),  # in the fifth checkpoint: a file and its folder are flushed
         ("counts", STEP, 42, "flow-00000041"),
     ],
     ids=["step", "validation", "optimiser", "best", "checkpoint", "counts"],
@@ -104,7 +104,7 @@ def test_ctrl_c_while_there_is_no_flow_yet_is_raised_and_nothing_lost(
     assert child.end() == 0
     told = child.told
     assert (told["outcome"], told["changed"], told["left"]) == ("KeyboardInterrupt", [], [])
-    assert "there is no flow to keep yet" in told["message"]
+    assert "there is no flow yet that could be kept" in told["message"]
     assert list((tmp_path / "run").glob("codec-*"))
     assert not same_flow(resumed(tmp_path, "counts"), unbroken("counts"))
 
@@ -375,8 +375,8 @@ def test_drawing_and_scoring_are_interrupted_without_a_trace(unbroken: Callable[
     with fault.waiting(), pytest.raises(KeyboardInterrupt):
         scflow.tl.generate(flow, 3000, progress=False, out=tmp_path / "new.h5ad", calibration="independent")
     assert list(tmp_path.iterdir()) == []
-    with Fault("scflow._anndata.joined", 1, "SIGINT").waiting(), pytest.raises(KeyboardInterrupt):
-        scflow.tl.score(adata[:100], adata[100:], metrics=("mmd",), condition=None)
+    with Fault("scflow.metrics.Space.fit", 1, "SIGINT").waiting(), pytest.raises(KeyboardInterrupt):
+        scflow.tl.score(adata[:100], adata[100:], reference=adata[:100], metrics=("mmd",), condition=None)
     assert changed(slots, slots_of(adata)) == []
     assert before.differences() == []
 
