@@ -208,3 +208,27 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", TEXTS, ids=ids)
 def test_a_page_speaks_of_no_machine(page: Path) -> None:
     assert re.findall(r"(?<![\w.])/(?:work|tmp|home|root|Users)/\S*", TEXTS[page]) == []
+
+
+# Promises
+
+
+def promised() -> list[tuple[str, str]]:
+    """File and function of every test that the page on reliability names; without a file, that of the one before."""
+    found, file = [], ""
+    for given, name in re.findall(r"`(test_\w+\.py)?::(test_\w+)`", TEXTS[DOCS / "reliability.md"]):
+        file = given or file
+        found.append((file, name))
+    return found
+
+
+def test_every_promise_is_kept_by_a_test_that_is_there() -> None:
+    assert len(promised()) > 40
+    missing = [
+        f"{file}::{name}"
+        for file, name in promised()
+        if f"def {name}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+    rows = [line for line in TEXTS[DOCS / "reliability.md"].splitlines() if line.startswith("| ") and "::" in line]
+    assert all(re.search(r"`test_\w+\.py::", row) for row in rows)
