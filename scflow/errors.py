@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Diverged", "FileError", "InputError", "OutOfMemory", "check_seed", "listed", "nearest"]
+__all__ = [
+    "Diverged",
+    "FileError",
+    "InputError",
+    "OutOfMemory",
+    "check_seed",
+    "listed",
+    "name_of",
+    "names_of",
+    "nearest",
+    "path_of",
+    "values_of",
+]
 
 
 class InputError(ValueError):
@@ -92,6 +106,81 @@ def check_seed(seed: Any) -> int:
     if not 0 <= number < 2**63:
         raise InputError(f"seed={seed!r} is no seed. Give a whole number from 0 up, below 2**63, such as seed=0.")
     return number
+
+
+def names_of(given: Any, option: str) -> list[Any]:
+    """One name, several, or none (None), as a list.
+
+    Raises
+    ------
+    InputError
+        Where it is none of these.
+
+    Examples
+    --------
+    >>> names_of("cell_type", "condition"), names_of(None, "condition")
+    (['cell_type'], [])
+    """
+    if given is None or isinstance(given, str):
+        return [] if given is None else [given]
+    if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(f"{option}={given!r} is neither a name nor a list of names. Give a text, or a list of texts.")
+    return list(given)
+
+
+def name_of(given: Any, option: str) -> str | None:
+    """One name, or none (None).
+
+    Raises
+    ------
+    InputError
+        Where it is neither.
+
+    Examples
+    --------
+    >>> name_of("counts", "layer")
+    'counts'
+    """
+    if given is not None and not isinstance(given, str):
+        raise InputError(f"{option}={given!r} is no name. Give a text, or leave it out.")
+    return given
+
+
+def values_of(given: Any, option: str) -> dict[Any, Any]:
+    """Values by the names of their columns; without any, none.
+
+    Raises
+    ------
+    InputError
+        Where it is no mapping.
+
+    Examples
+    --------
+    >>> values_of({"state": "control"}, "source")
+    {'state': 'control'}
+    """
+    if given is not None and not isinstance(given, Mapping):
+        such = f"{option}={{'cell_type': 'B'}}"
+        raise InputError(f"{option}={given!r} does not say which column has which value. Give a dictionary: {such}.")
+    return dict(given or {})
+
+
+def path_of(given: Any, option: str) -> Path:
+    """A path, ``~`` being the home folder.
+
+    Raises
+    ------
+    InputError
+        Where it is neither text nor a path.
+
+    Examples
+    --------
+    >>> path_of("cells.h5ad", "out").suffix
+    '.h5ad'
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise InputError(f"{option}={given!r} is no path. Give a text, such as {option}='name'.")
+    return Path(given).expanduser()
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

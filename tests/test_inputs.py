@@ -333,6 +333,45 @@ def test_a_number_a_seed_or_a_key_that_cannot_be_is_refused(w: World, recipe: Re
     assert not recipe.writes, "accepted"
 
 
+WRONG: dict[str, Any] = {"number": 5, "half": 2.5, "list": [], "dict": {}, "object": object(), "text": "no such thing"}
+MEANT = {"progress", "copy", "overwrite", "verbose", "write_layer", "return_fig", "resume"}
+"""True or false, which anything is."""
+
+
+def wrong_kinds() -> Iterator[Any]:
+    """Each other option of each function; what an option takes is none of the wrong ones."""
+    seen = set()
+    for recipe in recipes():
+        if recipe.name in seen:
+            continue
+        seen.add(recipe.name)
+        own = {r.argument for r in recipes() if r.name == recipe.name}
+        for name, parameter in inspect.signature(recipe.function).parameters.items():
+            number = re.fullmatch(r"(int|float)( \| (None|str))?", str(parameter.annotation))
+            if (
+                name in MEANT | own | {"flow", "seed", "key_added", "key"}
+                or number
+                or parameter.default is parameter.empty
+            ):
+                continue
+            yield pytest.param(recipe, name, id=f"{recipe.name}-{name}")
+
+
+@pytest.mark.parametrize(("recipe", "option"), wrong_kinds())
+def test_an_option_of_a_wrong_kind_is_refused_or_taken(w: World, recipe: Recipe, option: str) -> None:
+    """No error from deep inside; where something odd is a choice, such as an empty list, it works."""
+    for value in WRONG.values():
+        if isinstance(value, str) and "PathLike" in str(inspect.signature(recipe.function).parameters[option]):
+            continue  # a name like any other
+        adata = w.adatas[recipe.base].copy()
+        before = state(adata)
+        outcome = run(lambda adata=adata, value=value: recipe.call(w, adata, **{option: value}))
+        if outcome.error is not None:
+            assert isinstance(outcome.error, (InputError, FileError)), f"{value!r}: {outcome.error!r}"
+            assert outcome.steps == 0
+            assert not changed(before, state(adata))
+
+
 # Nothing is left out.
 
 ROOMS = ("tl", "pp", "pl")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scflow._anndata._checks import check_gene_names, checked, is_sparse, named, unmasked
 from scflow.conditions import as_column
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, listed, names_of, nearest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,9 +91,7 @@ def read_conditions(adata: AnnData, condition: str | Sequence[str] | None, *, na
 
 
 def _columns(condition: str | Sequence[str] | None) -> list[str]:
-    if condition is None:
-        return []
-    columns = [condition] if isinstance(condition, str) else list(condition)
+    columns = names_of(condition, "condition")
     for column in columns:
         if not isinstance(column, str):
             raise InputError(
@@ -137,7 +135,7 @@ def read_embedding(adata: AnnData, use_rep: str, *, name: str = "adata") -> NDAr
         Where it is not there, is not a table of numbers, or holds NaN, infinite values or some beyond 1e15.
     """
     adata = checked(adata, name=name)
-    if use_rep not in adata.obsm:
+    if not isinstance(use_rep, str) or use_rep not in adata.obsm:
         keys = list(adata.obsm)
         raise InputError(
             f"{name}.obsm has no {use_rep!r}.{nearest(use_rep, keys)} Embeddings{named(keys)}. "

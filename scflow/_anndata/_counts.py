@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scflow import _keys
 from scflow._anndata._checks import check_gene_names, checked, is_sparse, named, unmasked
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, listed, name_of, nearest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +43,7 @@ def counts_layer(adata: AnnData, layer: str | None = None) -> str | None:
         Where `layer` is not there.
     """
     layers = [name for name in adata.layers if name is not None]
-    if layer is None:
+    if name_of(layer, "layer") is None:
         return _keys.COUNTS if _keys.COUNTS in layers and not holds_counts(adata.X) else None
     if layer not in layers:
         raise InputError(

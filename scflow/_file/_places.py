@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from scflow.errors import FileError, listed
+from scflow.errors import FileError, listed, path_of
 
 __all__ = ["check_place", "checked_target", "followed", "is_zarr", "kind_of"]
 
@@ -82,7 +82,7 @@ def checked_target(path: str | os.PathLike[str], suffixes: Sequence[str], *, ove
         Where it ends otherwise, is there and `overwrite` is False or it is something else, or its folder is not there
         or cannot be written to.
     """
-    target = Path(path).expanduser()
+    target = path_of(path, "path")
     if target.suffix not in suffixes:
         raise FileError(f"'{target}' ends in {target.suffix!r}; expected a path that ends in {listed(suffixes)}.")
     if target.is_dir() and not is_zarr(target):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from scflow.errors import InputError, nearest
+from scflow.errors import InputError, names_of, nearest
 from scflow.metrics import genes, measures, neighbours
 from scflow.metrics.estimate import Estimate
 from scflow.metrics.measures import Direct, Measure
@@ -162,10 +162,10 @@ def known(metrics: object) -> tuple[str, ...]:
     if isinstance(metrics, str):
         names: tuple[Any, ...] = DEFAULT if metrics == "default" else (metrics,)
     else:
-        names = tuple(metrics) if isinstance(metrics, (list, tuple)) else (metrics,)
+        names = tuple(names_of(metrics, "metrics"))
     listing = ", ".join(map(repr, METRICS))
     for name in names:
-        if name not in METRICS:
+        if not isinstance(name, str) or name not in METRICS:
             raise InputError(
                 f"There is no metric {name!r}.{nearest(name, METRICS)} Choose among {listing}, or metrics='default'."
             )

@@ -163,7 +163,7 @@ def preset_named(name: object) -> Preset:
     InputError
         Where there is none.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(
             f"There is no preset {name!r}.{nearest(name, PRESETS)} Choose one of {', '.join(map(repr, PRESETS))}, or "
             "preset=None for scflow's own metrics."

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from scflow._anndata import checked, read_counts
-from scflow.errors import InputError, listed
+from scflow.errors import InputError, listed, name_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,12 +41,16 @@ def axes_of(ax: Axes | Sequence[Axes] | None, n: int, width: float, height: floa
         Where the caller gave another number of axes.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
 
     if ax is None:
         # Not constrained: that forgets that axes may be square, and cuts legends off beside them.
         _, made = plt.subplots(1, n, figsize=(n * width, height), layout="compressed", squeeze=False)
         return list(made[0])
     given = list(np.ravel(np.asarray(ax, dtype=object)))
+    wrong = [type(one).__name__ for one in given if not isinstance(one, Axes)]
+    if wrong:
+        raise InputError(f"ax holds a {wrong[0]}, which is no matplotlib Axes. Make some: figure, ax = plt.subplots().")
     if len(given) != n:
         raise InputError(
             f"ax holds {len(given)} Axes; this picture draws on {n}. Make them with: "
@@ -100,6 +104,7 @@ def shared_counts(cells: Mapping[str, AnnData], layer: str | None) -> list[spars
             ".var_names of all."
         )
     found = []
+    name_of(layer, "layer")
     nowhere = not any(layer in adata.layers for adata in adatas.values())
     for name, adata in adatas.items():
         # In none: reading it says which layers there are.

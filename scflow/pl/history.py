@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, listed, names_of, nearest
 from scflow.pl._picture import picture
 from scflow.pl._style import GENERATED, REAL, axes_of
 
@@ -87,7 +87,9 @@ def _panels(panels: str | Sequence[str], table: pd.DataFrame) -> list[str]:
     there = [name for name, (columns, _) in _PANELS.items() if all(_seen(table, c) for c in columns)]
     if isinstance(panels, str) and panels == "all":
         return there
-    names = [panels] if isinstance(panels, str) else list(panels)
+    names = names_of(panels, "panels")
+    if not names:
+        raise InputError(f"panels={panels!r} names no panel. Choose 'all' or out of {listed(_PANELS, 10)}.")
     for name in names:
         if name not in _PANELS:
             raise InputError(

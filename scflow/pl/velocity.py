@@ -142,7 +142,7 @@ def _check(adata: AnnData, slot: _keys.Slots, kind: str, n_neighbors: int, n_gri
 
 def _embedding_of(adata: AnnData, basis: str) -> str:
     """The name in `.obsm`, with or without "X_"."""
-    known = next((name for name in (f"X_{basis}", basis) if name in adata.obsm), None)
+    known = next((name for name in (f"X_{basis}", str(basis)) if name in adata.obsm), None)
     if known is None:
         raise InputError(
             f"adata.obsm has no 'X_{basis}'.{nearest(f'X_{basis}', adata.obsm)} Embeddings: {listed(adata.obsm)}. "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scflow._anndata import checked, obs_column, write_parts
 from scflow.conditions import Parts, as_column
-from scflow.errors import InputError, listed
+from scflow.errors import InputError, listed, names_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,7 +83,7 @@ def embed(
     checked(adata)
     if not isinstance(separator, str) or not separator.strip():
         raise InputError(f"separator={separator!r} separates nothing. Give text such as '+' or '_'.")
-    nothing = () if none is None else (none,) if isinstance(none, str) else tuple(map(str, none))
+    nothing = tuple(map(str, names_of(none, "none")))
     labels = _labels(adata, key)
     if table is None:
         parts = _that_occur(labels, key, separator, nothing)

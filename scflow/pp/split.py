@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scflow._anndata import check_sliced, checked, obs_column
-from scflow.errors import InputError, check_seed
+from scflow.errors import InputError, check_seed, names_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -72,7 +72,7 @@ def split(
     if groups is not None:
         held_out = _by_groups(_codes(adata, [groups]), size, groups, rng)
     else:
-        columns = [] if stratify is None else [stratify] if isinstance(stratify, str) else list(stratify)
+        columns = names_of(stratify, "stratify")
         held_out = _by_shares(_codes(adata, columns), size, rng)
     if not held_out.any():
         raise InputError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scflow import _anndata
 from scflow.conditions import Categorical, Conditions, Embedded
-from scflow.errors import InputError, listed
+from scflow.errors import InputError, listed, values_of
 from scflow.flow import Flow
 from scflow.tl._following import cells_of, flow_of
 from scflow.tl._roles import chosen_cells
@@ -98,7 +98,7 @@ def _asked(facts: Mapping[str, Any], conditions: Conditions, target: Mapping[str
     """Where to, by column: what was asked for, or the flow's only target."""
     told = conditions.names
     known: Mapping[str, Any] = facts["target"] or {column: [] for column in facts["source"]}
-    asked = dict(target or {})
+    asked = values_of(target, "target")
     unknown = [column for column in asked if column not in known and column not in told]
     if unknown:
         raise InputError(f"target names {listed(unknown)}; this flow carries cells to values of {listed(known)}.")

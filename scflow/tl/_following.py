@@ -11,7 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scflow import _anndata, _keys
-from scflow.errors import InputError
+from scflow.errors import InputError, values_of
 from scflow.flow import Flow, Sampling
 from scflow.flow._following import check_velocity
 from scflow.matching import guidance as guiding
@@ -90,7 +90,7 @@ def codes_of(
     InputError
         Where a column is missing or lacks values, or a name or category is unknown.
     """
-    given = dict(asked or {})
+    given = values_of(asked, "condition")
     rng = np.random.default_rng(0)  # nothing is left to be drawn
     own = {one: list(_anndata.obs_column(adata, one, name=name)) for one in flow.conditions.names if one not in given}
     table = flow.conditions.table({**given, **own} or None, adata.n_obs, flow.seen, rng)

@@ -13,7 +13,7 @@ import torch
 
 from scflow import _file, matching
 from scflow.conditions import Conditions
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, listed, nearest, path_of
 from scflow.flow._generalising import FEWEST_CELLS, FEWEST_GROUPS, enough_groups
 from scflow.flow._learning import Recipe
 from scflow.flow._sourcing import Roles
@@ -219,7 +219,7 @@ def trace_of(profile: bool | str | os.PathLike[str]) -> Path | None:
     """Where the trace of a run goes, if anywhere; the folder has to be there."""
     if profile is False:
         return None
-    path = Path("scflow_trace.json" if profile is True else profile)
+    path = path_of("scflow_trace.json" if profile is True else profile, "profile")
     if not path.parent.is_dir():
         raise InputError(f"profile={str(path)!r} names a file in a folder that is not there. Make it, or name another.")
     if path.is_dir():

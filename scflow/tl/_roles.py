@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scflow import _anndata
 from scflow.conditions import as_column
-from scflow.errors import InputError, listed, nearest
+from scflow.errors import InputError, listed, names_of, nearest
 from scflow.tl._options import check_enough
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def roles_of(
         told = tuple(wanted)
     _check_sizes(from_cells, to_cells, source, target)
     told = tuple(column for column in told if adata.obs[column][to_cells].nunique() > 1)
-    columns = [group] if isinstance(group, str) else list(group or ())
+    columns = names_of(group, "group")
     codes, names = grouped(adata, columns)
     _check_groups(codes, names, from_cells, to_cells, columns)
     facts = {"source": _plain(asked), "target": _plain(wanted), "group": columns}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scflow import _anndata
 from scflow.conditions import Conditions, Parts
-from scflow.errors import InputError
+from scflow.errors import InputError, names_of
 from scflow.flow._ancestry import Stages
 from scflow.flow._sourcing import Roles
 from scflow.matching import couplings
@@ -174,7 +174,7 @@ def _carrying(
 
 def _told(adata: AnnData, condition: str | Sequence[str] | None, chosen: Chosen) -> pd.DataFrame:
     """What the field is told of the target cells: where they are carried to, and other conditions."""
-    more = [condition] if isinstance(condition, str) else list(condition or ())
+    more = names_of(condition, "condition")
     twice = [column for column in more if column in chosen.told]
     if twice:
         raise InputError(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from scflow import _file
 from scflow._anndata import checked, read_scores
-from scflow.errors import FileError
+from scflow.errors import FileError, path_of
 from scflow.metrics.verdict import verdict as in_sentences
 from scflow.tl._origin import in_words, now, provenance_of, versions
 from scflow.tl._page import Markup, details, facts, page, paragraph, section, sentences
@@ -120,7 +120,7 @@ def report(
 
 def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Where the page goes, once it is known that it can go there."""
-    target = Path(path).expanduser()
+    target = path_of(path, "path")
     if target.is_dir():
         raise FileError(f"Cannot write the report to '{target}': it is a folder. Give the name of a file in it.")
     if not target.parent.is_dir():

@@ -15,7 +15,7 @@ from scipy import sparse
 from scflow import _keys
 from scflow._anndata import checked, obs_column, read_counts
 from scflow.conditions import as_column
-from scflow.errors import InputError, check_seed, listed, nearest
+from scflow.errors import InputError, check_seed, listed, name_of, names_of, nearest
 from scflow.metrics.catalogue import MIN_CELLS, known
 from scflow.metrics.presets import judge_as, preset_named
 from scflow.metrics.protocol import judge
@@ -223,7 +223,7 @@ def _read(real: AnnData, generated: AnnData, reference: AnnData | None, layer: s
     """Counts of real, generated and (where given) reference cells, with the genes of `real` in its order."""
     given = {"real": real, "generated": generated} | ({} if reference is None else {"reference": reference})
     adatas = {name: checked(adata, name=name) for name, adata in given.items()}
-    if layer is not None and not any(layer in adata.layers for adata in adatas.values()):
+    if name_of(layer, "layer") is not None and not any(layer in adata.layers for adata in adatas.values()):
         layers = sorted({str(key) for adata in adatas.values() for key in adata.layers if key is not None})
         raise InputError(
             f"None of {', '.join(adatas)} has a layer {layer!r}.{nearest(layer, layers)} Layers: "
@@ -263,7 +263,7 @@ def _columns(condition: str | Sequence[str] | None, generated: AnnData) -> tuple
         provenance = flow.get("provenance") if isinstance(flow, Mapping) else None
         found = provenance.get("condition") if isinstance(provenance, Mapping) else None
         return ([] if found is None else [str(column) for column in np.atleast_1d(found)]), False
-    return ([condition] if isinstance(condition, str) else [str(column) for column in condition]), True
+    return [str(column) for column in names_of(condition, "condition")], True
 
 
 def _labels(clouds: Sequence[_Cloud], columns: tuple[list[str], bool]) -> list[NDArray[np.str_]] | None:

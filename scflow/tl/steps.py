@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scflow import _anndata, _keys
-from scflow.errors import InputError, listed
+from scflow.errors import InputError, listed, names_of
 from scflow.flow import CALIBRATIONS, Flow, Sampling
 from scflow.flow._learning import drawn_to_calibrate
 from scflow.matching import FlowMap
@@ -122,7 +122,7 @@ def steps(
     """
     several = _flows(flows)
     names = known(metrics)
-    counts = [int(whole(n, "evaluations")) for n in evaluations]
+    counts = [int(whole(n, "evaluations")) for n in names_of(evaluations, "evaluations")]
     ways = [way for name, flow in several.items() for way in _ways(name, flow, solvers, counts)]
     if not ways:
         raise InputError(
@@ -194,7 +194,7 @@ def _solvers(flow: Flow, asked: Any) -> list[tuple[methods.Solver, float]]:
         adaptive = [(methods.Dopri5(rtol=1e-3, atol=1e-3), 1.0)] if there else []
         return [*((SOLVERS[name](), 1.0) for name in plain), (methods.Adams(), 3.0), *adaptive]
     found = []
-    for one in [asked] if isinstance(asked, (str, methods.Solver)) else asked:
+    for one in [asked] if isinstance(asked, methods.Solver) else names_of(asked, "solvers"):
         solver, shift = one if isinstance(one, tuple) else (one, 1.0)
         method = chosen(solver, SOLVERS, methods.Solver, "solvers")
         # Several flows, some of them maps, are asked for the same solvers.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scflow import _anndata, matching
-from scflow.errors import InputError
+from scflow.errors import InputError, path_of
 from scflow.flow import Flow, Watch
 from scflow.flow._coursing import learn_course
 from scflow.flow._fields import check_field, chosen_field, state_dim
@@ -281,7 +281,7 @@ def train(
         device=where,
         precision=numbers,
         progress=progress,
-        callbacks=tuple(callbacks),
+        callbacks=_callable(callbacks),
         trace=trace_of(profile if workers.first else False),
         workers=workers,
     )
@@ -377,7 +377,7 @@ def _checkpoint(checkpoint: str | os.PathLike[str] | Checkpoint | None, resume: 
         if resume:
             raise InputError("resume=True has no run to go on with. Name its folder: checkpoint='run', resume=True.")
         return None
-    return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(path_of(checkpoint, "checkpoint"))
 
 
 def _agreed(
@@ -397,6 +397,15 @@ def _agreed(
     if keeping is None:
         return run
     return replace(run, checkpoints=run.workers.once(lambda: _opened(keeping, of, resume, run.progress)))
+
+
+def _callable(callbacks: Any) -> tuple[Callback, ...]:
+    """Callbacks that can be called."""
+    given = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+    wrong = next((one for one in given if not callable(one)), None)
+    if wrong is not None or given is not callbacks:
+        raise InputError(f"callbacks={callbacks!r} is no list of functions that take a row of the history.")
+    return tuple(given)
 
 
 def _opened(settings: Checkpoint, of: dict[str, Any], resume: bool, progress: bool) -> Checkpoints:

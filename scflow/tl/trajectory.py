@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from scflow.matching import solvers
 from scflow.tl._carrying import EVALUATIONS, Journey
 from scflow.tl._course import Trip, asked_day, check_day, in_words
 from scflow.tl._following import flow_of, sampling_of
-from scflow.tl._options import half_the_cores, whole
+from scflow.tl._options import half_the_cores, positive, whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -148,17 +148,24 @@ def _days(course: Course, times: int | Sequence[float]) -> list[float]:
     first, last = course.times[0], course.times[-1]
     if isinstance(times, (int, np.integer)):
         return [float(t) for t in np.linspace(first, last, whole(times, "times", least=2))]
-    at = [check_day(course, t, "times") for t in times]
+    at = [check_day(course, t, "times") for t in _each(times)]
     if not at or not all(a < b for a, b in pairwise(at)):
         raise InputError(f"times={times!r} must rise within {first:g} and {last:g}, such as [{first:g}, {last:g}].")
     return at
+
+
+def _each(times: Any) -> Sequence[Any]:
+    """Several times."""
+    if isinstance(times, (str, bytes, Mapping)) or not isinstance(times, Iterable):
+        raise InputError(f"times={times!r} is neither a number of times nor a list of them, such as [0, 0.5, 1].")
+    return list(times)
 
 
 def _times(times: int | Sequence[float]) -> list[float]:
     """Rising times from 0 to 1."""
     if isinstance(times, (int, np.integer)):
         return [float(t) for t in np.linspace(0, 1, whole(times, "times", least=2))]
-    at = [float(t) for t in times]
+    at = [positive(t, "times", zero=True) for t in _each(times)]
     rising = all(a < b for a, b in pairwise(at))
     if not at or not rising or not 0 <= at[0] <= at[-1] <= 1:
         raise InputError(f"times={times!r} must rise within 0, the source, and 1, the target, such as [0, 0.5, 1].")
